@@ -1,0 +1,243 @@
+"""From pairs to batches: decoded once, kept, cropped, augmented and prefetched (tf.data).
+
+Every batch is a function of the seed and the step alone, so a run can be repeated, and resumed at any step, whatever
+threads do the work.
+"""
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines import IGNORE
+from data_pipelines.augmentation import Augmentation
+from data_pipelines.cache import cache_folder
+from data_pipelines.decoding import read_image, read_mask
+from data_pipelines.layouts import Pair
+from data_pipelines.validation import MaskCoding
+
+_POSITIONS = 4096
+"""Changed pixels remembered of a pair, for crops that favour change."""
+
+
+@dataclass(frozen=True)
+class LabelledPair:
+    """A pair with the coding of its mask."""
+
+    pair: Pair
+    coding: MaskCoding
+
+
+@dataclass(frozen=True)
+class Example:
+    """A decoded pair: uint8 H x W x bands twice, class indices H x W, and changed pixels (y, x) drawn from it."""
+
+    before: np.ndarray
+    after: np.ndarray
+    mask: np.ndarray
+    changed: np.ndarray
+
+
+class PairStore:
+    """Decoded pairs by index, kept in memory, in memory-mapped files of the user's cache folder, or not at all."""
+
+    def __init__(
+        self, pairs: Sequence[LabelledPair], *, bands: int, binary: bool, cache: Literal["memory", "disk", "none"]
+    ):
+        self.pairs = tuple(pairs)
+        self.bands = bands
+        self._binary = binary
+        self._cache = cache
+        self._memory: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        """The pair, decoded; raises DecodeError where a file has gone bad since it was checked."""
+        if self._cache == "memory":
+            if index not in self._memory:
+                self._memory[index] = self._example(self._decode(index))
+            return self._memory[index]
+        if self._cache == "disk":
+            return self._example(self._mapped(index))
+        return self._example(self._decode(index))
+
+    def _decode(self, index: int) -> np.ndarray:
+        """Before, after and mask as one array H x W x (2 bands + 1)."""
+        pair, coding = self.pairs[index].pair, self.pairs[index].coding
+        assert pair.mask is not None, "checked before training"
+        mask = coding.decode(read_mask(pair.mask))
+        if self._binary:
+            mask = np.where((mask != 0) & (mask != IGNORE), np.uint8(1), mask)
+        return np.dstack([read_image(pair.before, self.bands), read_image(pair.after, self.bands), mask])
+
+    def _mapped(self, index: int) -> np.ndarray:
+        pair, coding = self.pairs[index].pair, self.pairs[index].coding
+        assert pair.mask is not None, "checked before training"
+        identity = [repr((coding, self.bands, self._binary))]
+        for path in (pair.before, pair.after, pair.mask):
+            state = path.stat()
+            identity.append(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
+        key = hashlib.sha256("\n".join(identity).encode()).hexdigest()
+        file = cache_folder() / "decoded" / key[:2] / f"{key}.npy"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # two runs may write the same pair at once: each its own temporary file, the last rename wins
+            temporary = file.with_suffix(f".{os.getpid()}-{id(identity)}.tmp")
+            with temporary.open("wb") as stream:
+                np.save(stream, self._decode(index))
+            temporary.replace(file)
+        return np.load(file, mmap_mode="r")
+
+    def _example(self, stacked: np.ndarray) -> Example:
+        mask = stacked[..., -1]
+        positions = np.flatnonzero((mask != 0) & (mask != IGNORE))
+        if len(positions) > _POSITIONS:
+            positions = positions[:: -(-len(positions) // _POSITIONS)]
+        changed = np.stack(np.unravel_index(positions, mask.shape), axis=-1).astype(np.int32)
+        return Example(stacked[..., : self.bands], stacked[..., self.bands : -1], mask, changed)
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """Which crops are cut, in which order."""
+
+    crop: int
+    batch: int
+    crops_per_epoch: int
+    positive_fraction: float
+    seed: int
+    roots: tuple[tuple[int, ...], ...]
+    """Indices into the store, one group a data root."""
+    weights: tuple[float, ...]
+    """Share of each root in the crops of an epoch, any scale."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch, the last one possibly smaller."""
+        return -(-self.crops_per_epoch // self.batch)
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """Store indices of the crops of an epoch, in order.
+
+        Each root is gone through in shuffled rounds, round after round over the epochs, so that no pair of it is
+        taken twice before every other has been taken once.
+        """
+        shares = np.asarray(self.weights) / np.sum(self.weights) * self.crops_per_epoch
+        quotas = np.floor(shares).astype(int)
+        quotas[np.argsort(quotas - shares, kind="stable")[: self.crops_per_epoch - quotas.sum()]] += 1
+        order = []
+        for root, (indices, quota) in enumerate(zip(self.roots, quotas, strict=True)):
+            start, size = epoch * quota, len(indices)
+            for turn in range(start // size, -(-(start + quota) // size)):
+                shuffled = np.random.default_rng([self.seed, 1, root, turn]).permutation(indices)
+                order.append(shuffled[max(start - turn * size, 0) : start + quota - turn * size])
+        together = np.concatenate(order)
+        return together if len(self.roots) == 1 else np.random.default_rng([self.seed, 2, epoch]).permutation(together)
+
+
+def training_batches(
+    store: PairStore, plan: CropPlan, augmentation: Augmentation, *, first_step: int, steps: int
+) -> tf.data.Dataset:
+    """Batches ((before, after), mask) of augmented crops: uint8 N x crop x crop x bands twice, uint8 N x crop x crop.
+
+    ``first_step`` to ``steps`` of the whole run, epoch after epoch without a break.
+    """
+
+    epoch_order = functools.lru_cache(maxsize=4)(plan.epoch_order)
+
+    def load(step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, within = divmod(int(step), plan.steps_per_epoch)
+        first = within * plan.batch
+        chosen = epoch_order(epoch)[first : first + plan.batch]
+        crops = []
+        for position, index in enumerate(chosen, start=first):
+            rng = np.random.default_rng([plan.seed, 3, epoch, position])
+            crops.append(augmentation(*_cut(store[int(index)], plan, rng), rng))
+        before, after, mask = (np.stack(part) for part in zip(*crops, strict=True))
+        return before, after, mask
+
+    size = plan.batch if plan.crops_per_epoch % plan.batch == 0 else None
+
+    def shaped(step):
+        before, after, mask = tf.numpy_function(load, [step], (tf.uint8, tf.uint8, tf.uint8))
+        before.set_shape((size, plan.crop, plan.crop, store.bands))
+        after.set_shape((size, plan.crop, plan.crop, store.bands))
+        mask.set_shape((size, plan.crop, plan.crop))
+        return (before, after), mask
+
+    return (
+        tf.data.Dataset.range(first_step, steps)
+        .map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _cut(example: Example, plan: CropPlan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A crop at a random place, or around a changed pixel; an image that is too small is mirrored around."""
+    height, width = example.mask.shape
+    around = rng.random() < plan.positive_fraction and len(example.changed) > 0
+    if around:
+        target = example.changed[rng.integers(len(example.changed))]
+    origin = []
+    for axis, size in enumerate((height, width)):
+        room = max(size - plan.crop, 0)
+        first = target[axis] - rng.integers(plan.crop) if around else rng.integers(room + 1)
+        origin.append(int(np.clip(first, 0, room)))
+    window = (slice(origin[0], origin[0] + plan.crop), slice(origin[1], origin[1] + plan.crop))
+    return _fill(example.before[window], example.after[window], example.mask[window], plan.crop, plan.crop)
+
+
+def _fill(
+    before: np.ndarray, after: np.ndarray, mask: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three at the asked size: images mirrored past their border, where the mask has no truth."""
+    missing = ((0, height - mask.shape[0]), (0, width - mask.shape[1]))
+    if missing == ((0, 0), (0, 0)):
+        return before, after, mask
+    images = (np.pad(image, (*missing, (0, 0)), mode="symmetric") for image in (before, after))
+    return (*images, np.pad(mask, missing, constant_values=IGNORE))
+
+
+def whole_image_batches(
+    store: PairStore, indices: Sequence[int], *, multiple: int, batch_pixels: int, largest: int = 1024
+) -> tf.data.Dataset:
+    """Batches ((before, after), mask) that hold every pixel of the pairs exactly once, all of one size.
+
+    That size is the largest of the images, rounded up to ``multiple`` and at most ``largest``: smaller images are
+    filled up with pixels without truth, larger ones cut into a grid. A batch holds about ``batch_pixels``.
+    """
+    shapes = [store[index].mask.shape for index in indices]
+    height, width = (min(-(-max(sizes) // multiple) * multiple, largest) for sizes in zip(*shapes, strict=True))
+    tiles = [
+        (index, y, x)
+        for index, (image_height, image_width) in zip(indices, shapes, strict=True)
+        for y in range(0, image_height, height)
+        for x in range(0, image_width, width)
+    ]
+
+    def load(tile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        index, y, x = (int(value) for value in tile)
+        example = store[index]
+        window = (slice(y, y + height), slice(x, x + width))
+        return _fill(example.before[window], example.after[window], example.mask[window], height, width)
+
+    def shaped(tile):
+        before, after, mask = tf.numpy_function(load, [tile], (tf.uint8, tf.uint8, tf.uint8))
+        before.set_shape((height, width, store.bands))
+        after.set_shape((height, width, store.bands))
+        mask.set_shape((height, width))
+        return (before, after), mask
+
+    return (
+        tf.data.Dataset.from_tensor_slices(np.array(tiles, np.int64))
+        .map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True)
+        .batch(max(batch_pixels // (height * width), 1))
+        .prefetch(2)
+    )

@@ -1,0 +1,553 @@
+"""The commands. Whatever needs TensorFlow is imported inside the command that needs it."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from segdiff import __version__
+
+if TYPE_CHECKING:
+    from data_pipelines.validation import CheckReport
+
+DONE, FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 0, 1, 2, 3, 4
+
+app = typer.Typer(
+    help="Find what changed between two pictures of the same place or thing.",
+    epilog="Begin with: segdiff demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only, no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's log.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the predictions of another job in OUT.")]
+Threshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is change; default: the model's.")
+]
+Tile = Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels; default: the model's.")]
+Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels that tiles share; default: the model's.")]
+Ignore = Annotated[int | None, typer.Option(min=0, max=255, help="Mask value of pixels without truth.")]
+
+
+class _Screen:
+    """Where lines, tables and progress go: standard output, or standard error where that is JSON alone."""
+
+    def __init__(self, as_json: bool, quiet: bool):
+        self.as_json, self.quiet = as_json, quiet
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            self.console.print(line, markup=False)
+
+    def result(self, content: dict[str, Any], render: Callable[[Console], None]) -> None:
+        """The outcome of a command: JSON, or what ``render`` prints."""
+        if self.as_json:
+            print(json.dumps(content, indent=2, default=str))
+        else:
+            render(self.console)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, unit: str = "pairs") -> Iterator[Callable[[int, int], None]]:
+        """A bar with rate and time left on a terminal, a line at each tenth elsewhere. Yields update(done, total)."""
+        if self.quiet:
+            yield lambda done, total: None
+        elif self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn(),
+            )  # fmt: skip
+            with Progress(*columns, console=self.console) as bar:
+                task = bar.add_task(what, total=None)
+                yield lambda done, total: bar.update(task, completed=done, total=total)
+        else:
+            tenth = 0
+
+            def update(done: int, total: int) -> None:
+                nonlocal tenth
+                if done * 10 // max(total, 1) > tenth:
+                    tenth = done * 10 // max(total, 1)
+                    self.say(f"{what}: {done} of {total} {unit}")
+
+            yield update
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self._unit}/s", style="cyan")
+
+
+@app.callback()
+def _segdiff(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"segdiff {__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel="First steps")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("runs/demo"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in OUT.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw pairs, train on them, evaluate, predict and overlay: the whole way, in under 5 minutes."""
+    import shutil
+
+    from segdiff.config import ConfigError, load_config
+
+    screen = _Screen(as_json, quiet)
+    data, run, predictions = out / "data", out / "run", out / "predictions"
+    if any(folder.exists() for folder in (data, run, predictions)):
+        if not overwrite:
+            raise ConfigError(f"{out}: holds an earlier demo; name another folder with --out, or --overwrite")
+        for folder in (data, run, predictions):
+            shutil.rmtree(folder, ignore_errors=True)
+    screen.say("1 of 4: drawing pairs of aerial scenes, some buildings of which change")
+    _draw_pairs(screen, data, pairs=DEMO_PAIRS, size=256, seed=0)
+    screen.say("2 of 4: training a change detector on them")
+    config = load_config(_config_file("demo"), [f"data.root={data}"])
+    _train(screen, config, run, resume=False)
+    screen.say("3 of 4: evaluating it on the pairs kept for validation")
+    scores = _evaluate(screen, run, data, split="val", out=None, ignore=None, overwrite=False)
+    screen.say("4 of 4: predicting masks and overlays of those pairs")
+    _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
+    looks = {"overlays": predictions / "overlays", "masks": predictions / "masks", "model": run / "model.keras"}
+    looks |= {"curves": run / "curves.png", "summary": predictions / "summary.csv"}
+
+    def render(console: Console) -> None:
+        console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
+        for what, path in looks.items():
+            console.print(f"  {what:9} {path}", markup=False)
+        console.print("\nYour own pairs next:  segdiff check DATA  and  segdiff train levir_cd --set data.root=DATA")
+
+    screen.result({**scores, "files": looks}, render)
+
+
+DEMO_PAIRS = 160
+
+
+@app.command(rich_help_panel="First steps")
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for A, B, label and list.")],
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 64,
+    size: Annotated[int, typer.Option(min=64, help="Height and width in pixels.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw pairs of aerial-like scenes in which buildings appear, vanish or grow."""
+    screen = _Screen(as_json, quiet)
+    _draw_pairs(screen, out, pairs, size, seed)
+    screen.result({"out": out, "pairs": pairs, "size": size, "seed": seed}, lambda c: c.print(f"{pairs} pairs in {out}"))
+
+
+def _draw_pairs(screen: _Screen, out: Path, pairs: int, size: int, seed: int) -> None:
+    from data_pipelines.synthetic import write_scenes
+    from segdiff.config import ConfigError
+
+    with screen.progress("drawing") as update:
+        try:
+            write_scenes(out, pairs, size, seed, on_progress=update)
+        except FileExistsError as error:
+            raise ConfigError(str(error)) from error
+
+
+@app.command(rich_help_panel="Data")
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder or CSV file of a data set.")],
+    ignore: Ignore = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Validate a data set: every fault by name, and what is in it. Exit status 1 where there are faults."""
+    screen = _Screen(as_json, quiet)
+    report = _checked(screen, data, ignore)
+    screen.result(report.to_json(), lambda console: _render_report(console, report))
+    if report.faults:
+        raise typer.Exit(FAULTS)
+
+
+def _checked(screen: _Screen, data: Path, ignore: int | None) -> "CheckReport":
+    from data_pipelines.layouts import find_pairs
+    from data_pipelines.validation import check as check_data
+
+    found = find_pairs(data)
+    with screen.progress("checking", "files") as update:
+        return check_data(found, ignore=ignore, on_progress=update)
+
+
+def _render_report(console: Console, report: "CheckReport") -> None:
+    coding = "not recognised" if report.coding is None else f"{report.coding.name}, {report.coding.classes} classes"
+    console.print(f"[bold]{report.data.root}[/bold]  layout {report.data.layout}; masks {coding}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("split", "pairs", "sizes", "bands", "dtypes", "change", "classes"):
+        table.add_column(column, justify="right" if column in ("pairs", "change") else "left", overflow="fold")
+    for split, part in report.splits.items():
+        sizes = [f"{w} x {h} ({n})" if len(part.sizes) > 1 else f"{w} x {h}" for (h, w), n in _most(part.sizes, 4)]
+        more = [f"and {len(part.sizes) - 4} more"] if len(part.sizes) > 4 else []
+        fractions = part.class_fractions.items() if len(part.class_fractions) > 2 else ()
+        table.add_row(
+            split,
+            f"{part.pairs:,}",
+            ", ".join(sizes + more),
+            ", ".join(f"{bands} ({n})" if len(part.bands) > 1 else str(bands) for bands, n in part.bands.items()),
+            ", ".join(part.dtypes),
+            "-" if part.change_fraction is None else f"{part.change_fraction:.2%}",
+            " ".join(f"{k}: {fraction:.2%}" for k, fraction in fractions) or "-",
+        )
+    console.print(table)
+    for note in report.data.notes:
+        console.print(f"note: {note}", markup=False)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", markup=False, style="yellow")
+    for fault in report.faults:
+        console.print(f"fault: {fault}", markup=False, style="red")
+    count = len(report.faults)
+    console.print("no faults" if not count else f"{count} fault{'s' if count > 1 else ''}", style="bold")
+
+
+def _most(counts: dict[Any, int], most: int) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: -item[1])[:most]
+
+
+@app.command(rich_help_panel="Models")
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a ready one: demo, levir_cd ...")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. data.root=DATA.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder; default: runs/ and CONFIG's name.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a change detector into a run folder; the data are checked first."""
+    from segdiff.config import load_config
+
+    screen = _Screen(as_json, quiet)
+    file = _config_file(config)
+    run = Path("runs") / file.stem if out is None else out
+    metrics = _train(screen, load_config(file, overrides or ()), run, resume)
+
+    def render(console: Console) -> None:
+        _render_scores(console, metrics)
+        console.print(f"model {run / 'model.keras'}, threshold {metrics['threshold']:.3f}", markup=False)
+
+    screen.result({"run": run, **metrics}, render)
+
+
+def _config_file(name: str) -> Path:
+    """The YAML file of that path, else the ready configuration of that name."""
+    from segdiff.config import ConfigError
+    from segdiff.resources import shipped
+
+    path = Path(name)
+    if path.is_file():
+        return path
+    ready = shipped("configs") / f"{path.stem}.yaml"
+    if path.suffix in ("", ".yaml") and path.parent in (Path("."), Path("configs")) and ready.is_file():
+        return ready
+    names = ", ".join(sorted(file.stem for file in shipped("configs").glob("*.yaml")))
+    raise ConfigError(f"{name}: there is no such file or ready configuration; ready are {names}")
+
+
+def _train(screen: _Screen, config: Any, run: Path, resume: bool) -> dict[str, Any]:
+    from segdiff.training.callbacks import read_history
+    from segdiff.training.trainer import train as run_training
+    from segdiff.visualization.curves import draw_curves
+    from segdiff.visualization.overlays import overlay as draw
+
+    verbose = 0 if screen.quiet else 1 if screen.console.is_terminal else 2
+    # Keras prints its progress bar on standard output
+    with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
+        metrics = run_training(config, run, resume=resume, draw=draw, say=screen.say, verbose=verbose)
+    draw_curves(read_history(run / "history.csv"), run / "curves.png")
+    return metrics
+
+
+@app.command(rich_help_panel="Models")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, .keras file or shipped name.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled data set.")],
+    split: Annotated[
+        str | None, typer.Option(help="test, val, train or all; default: test where there is one, else all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write masks and overlays with truth.")] = None,
+    ignore: Ignore = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score a model on labelled pairs: one confusion matrix over all pixels."""
+    screen = _Screen(as_json, quiet)
+    scores = _evaluate(screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite)
+    screen.result(scores, lambda console: _render_scores(console, scores))
+    if scores["failed"]:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _evaluate(
+    screen: _Screen, model: Path, data: Path, *, split: str | None, out: Path | None, ignore: int | None, overwrite: bool
+) -> dict[str, Any]:
+    from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
+    from segdiff.inference.folder import Job, PredictionFolder
+    from segdiff.inference.predictor import FailedPair, load, predict_pairs
+    from segdiff.training.trainer import FaultyDataError
+    from segdiff.visualization.overlays import overlay as draw
+    from segdiff.visualization.overlays import write_image
+
+    report = _checked(screen, data, ignore)
+    if report.faults or report.coding is None:
+        raise FaultyDataError([report])
+    detector = load(model)
+    chosen, pairs = split_pairs(report.data, split, model)
+    classes = detector.settings.classes
+    truth, board = Truth(report.coding, len(classes)), Scoreboard(classes)
+    screen.say(f"{len(pairs)} pairs of split {chosen}, threshold {detector.settings.threshold:.3f}")
+    errors: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if out is not None:
+            job = Job(detector.path, {"split": chosen}, {"data": str(data.resolve())})
+            folder = PredictionFolder(
+                out, job, classes=classes, draw=draw, write_image=write_image,
+                columns=("f1", "precision", "recall", "iou"), overwrite=overwrite,
+                truth={pair.name: str(pair.mask.resolve()) for pair in pairs if pair.mask},
+            )  # fmt: skip
+            folder.done.clear()  # scores need every pair anew
+            stack.enter_context(folder)
+        update = stack.enter_context(screen.progress("evaluating"))
+        for done, result in enumerate(predict_pairs(detector, pairs), start=1):
+            if isinstance(result, FailedPair):
+                errors[result.pair.name] = result.error
+                if folder:
+                    folder.fail(result.pair.name, result.error)
+            else:
+                true = truth.read(result.pair)
+                scores = board.add(result.prediction, true)
+                if folder:
+                    folder.add(result.pair, result.images, result.prediction, result.seconds, true, scores)
+            update(done, len(pairs))
+    return {
+        "model": detector.path,
+        "data": data,
+        "split": chosen,
+        "threshold": detector.settings.threshold,
+        **board.scores(),
+        "failed": errors,
+    }
+
+
+def _render_scores(console: Console, scores: dict[str, Any]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("class" if len(scores["classes"]) > 2 else "")
+    columns = ("f1", "iou", "precision", "recall")
+    for column in (*columns, "kappa", "accuracy"):
+        table.add_column({"f1": "F1", "iou": "IoU"}.get(column, column), justify="right")
+    if len(scores["classes"]) > 2:
+        for name, values in list(scores["classes"].items())[1:]:
+            table.add_row(name, *(f"{values[column]:.4f}" for column in columns), "", "")
+    label = "mean" if len(scores["classes"]) > 2 else "change"
+    table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
+    console.print(table)
+    console.print(f"over {scores['pairs']} pairs of split {scores['split']}", markup=False)
+
+
+@app.command(rich_help_panel="Prediction")
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, .keras file or shipped name.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Image, or folder of images.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image, or folder: files pair by stem.")],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Prediction folder.")],
+    threshold: Threshold = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.tif.")] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Predict the change of a pair, or of two folders of images of any size, into a prediction folder."""
+    from data_pipelines.layouts import match_pairs
+    from segdiff.config import ConfigError
+    from segdiff.inference.folder import Job, PredictionFolder
+    from segdiff.inference.predictor import FailedPair, load, predict_pairs
+    from segdiff.visualization.overlays import overlay as draw
+    from segdiff.visualization.overlays import write_image
+
+    screen = _Screen(as_json, quiet)
+    data = match_pairs(before, after)
+    detector = load(model)
+    options = {"threshold": threshold, "tile": tile, "overlap": overlap}
+    try:
+        detector.check_options(**options)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    job = Job(
+        detector.path,
+        {**options, "probabilities": probabilities},
+        {"before": str(before.resolve()), "after": str(after.resolve())},
+    )
+    folder = PredictionFolder(
+        out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
+        probabilities=probabilities, overwrite=overwrite,
+    )  # fmt: skip
+    pairs = [pair for pair in data.pairs if pair.name not in folder.done]
+    if folder.done:
+        screen.say(f"{len(folder.done)} pairs are done already, {len(pairs)} are left")
+    failed, changed = 0, 0.0
+    with folder, screen.progress("predicting") as update:
+        for fault in data.faults:
+            folder.fail(fault.path.stem, str(fault))
+            failed += 1
+        for done, result in enumerate(predict_pairs(detector, pairs, **options), start=1):
+            if isinstance(result, FailedPair):
+                folder.fail(result.pair.name, result.error)
+                screen.say(f"failed: {result.error}")
+                failed += 1
+            else:
+                row = folder.add(result.pair, result.images, result.prediction, result.seconds)
+                changed += float(row["changed_fraction"])
+            update(done, len(pairs))
+    summary = {
+        "out": out,
+        "predicted": len(data.pairs) - failed + len(data.faults),
+        "failed": failed,
+        "mean_changed_fraction": changed / max(len(pairs) - failed, 1),
+    }
+
+    def render(console: Console) -> None:
+        done = summary["predicted"]
+        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {failed} failed", style="bold")
+        for name in ("overlays", "masks", "objects.geojson", "summary.csv"):
+            console.print(f"  {out / name}", markup=False)
+
+    screen.result(summary, render)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command(rich_help_panel="Prediction")
+def overlay(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Image.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask: 0/1, 0/255 or class indices.")],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Picture (.jpg, .png), or a folder for it.")],
+    truth: Annotated[Path | None, typer.Option(metavar="LABEL", help="True mask: shows true, false and missed.")] = None,
+    ignore: Ignore = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show a mask over its images: before, after, and the contour of the change."""
+    from data_pipelines.decoding import read_image, read_mask
+    from data_pipelines.layouts import DataError
+    from data_pipelines.validation import decode_alone
+    from segdiff.config import ConfigError
+    from segdiff.visualization.overlays import overlay as draw
+    from segdiff.visualization.overlays import write_image
+
+    screen = _Screen(as_json, quiet)
+    if out.suffix and out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ConfigError(f"{out}: pictures are written as .jpg, .jpeg or .png; a name without suffix is a folder")
+    file = out if out.suffix else out / f"{mask.stem}.jpg"
+    shown = decode_alone(read_mask(mask), mask, ignore)
+    true = None if truth is None else decode_alone(read_mask(truth), truth, ignore)
+    try:
+        picture = draw(read_image(before), read_image(after), shown, true)
+    except ValueError as error:
+        raise DataError(f"{mask}: {error}") from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_image(file, picture)
+    screen.result({"out": file}, lambda console: console.print(str(file), markup=False))
+
+
+def main() -> None:
+    """Runs the command line and exits; what is wrong is one line on standard error."""
+    debug = "--debug" in sys.argv
+    if not debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        status = 130
+    except click.ClickException as error:
+        error.show()
+        status = WRONG_CALL
+    except click.Abort:
+        status = 130
+    except Exception as error:
+        if debug:
+            raise
+        status = _status_of(error)
+    sys.stdout.flush()
+    sys.exit(status if isinstance(status, int) else DONE)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    _complain("terminated")
+    raise SystemExit(143)
+
+
+def _complain(line: str) -> None:
+    print(f"segdiff: {line}", file=sys.stderr)
+
+
+def _status_of(error: Exception) -> int:
+    """Says in one line what is wrong, and gives the exit status of the contract."""
+    from data_pipelines.layouts import DataError
+    from segdiff.config import ConfigError
+
+    reports = getattr(error, "reports", ())
+    for report in reports:
+        for fault in report.faults:
+            _complain(str(fault))
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, DataError):
+        _complain(line)
+        return FAULTS
+    if isinstance(error, ConfigError) or type(error).__name__ in ("ModelError", "FolderError", "SplitError"):
+        _complain(line)
+        return WRONG_CALL
+    if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
+        _complain(f"out of memory: take smaller crops or tiles, or a smaller batch ({line[:200]})")
+        return CANNOT_GO_ON
+    if isinstance(error, OSError):
+        _complain(f"{error.filename or 'the disk'}: {error.strerror or line}")
+        return CANNOT_GO_ON
+    _complain(f"{type(error).__name__}: {line} (this is a fault of segdiff; --debug shows where)")
+    return CANNOT_GO_ON

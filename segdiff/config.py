@@ -1,0 +1,224 @@
+"""The typed configuration: read from YAML, overridden by ``key=value``, written back in full to the run folder."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message is one line: key, value, what is allowed, the nearest right name."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class DataRoot(_Section):
+    """One data set among several."""
+
+    path: str = Field(description="folder or CSV file of the data set")
+    weight: float | None = Field(None, gt=0, description="share of the crops; default: its number of pairs")
+
+
+class AugmentationConfig(_Section):
+    """Random changes of the training crops. Geometry is the same for before, after and mask; photometry is not."""
+
+    flip: bool = Field(True, description="the eight flips and quarter turns")
+    scale: float = Field(0.0, ge=0, lt=1, description="zoom by up to this fraction in or out")
+    rotate: float = Field(0.0, ge=0, le=180, description="turn by up to this many degrees")
+    brightness: float = Field(0.2, ge=0, le=1, description="largest change of brightness, of the full range")
+    contrast: float = Field(0.2, ge=0, le=1, description="largest relative change of contrast")
+    hue: float = Field(0.0, ge=0, le=0.5, description="largest turn of hue, of the full circle (3 bands only)")
+    saturation: float = Field(0.0, ge=0, le=1, description="largest relative change of saturation (3 bands only)")
+    noise: float = Field(0.0, ge=0, le=0.5, description="largest deviation of Gaussian noise, of the full range")
+    blur: float = Field(0.0, ge=0, le=10, description="largest deviation of Gaussian blur, in pixels")
+    jpeg: int | None = Field(None, ge=5, le=100, description="lowest quality of JPEG compression; null: none")
+    misregistration: float = Field(0.0, ge=0, le=32, description="shift of before against after by up to these pixels")
+
+
+def _as_roots(value: Any) -> Any:
+    entries = [] if value is None else value if isinstance(value, list | tuple) else [value]
+    return [{"path": entry} if isinstance(entry, str | os.PathLike) else entry for entry in entries]
+
+
+class DataConfig(_Section):
+    """Where the pairs are and how they become crops."""
+
+    root: Annotated[tuple[DataRoot, ...], BeforeValidator(_as_roots)] = Field(
+        (), description="the data set, or a list of them, each a path or {path, weight}"
+    )
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="kept for validation where the data have no val split")
+    bands: int = Field(3, ge=1, le=64, description="bands of the images; grey and RGB are brought to each other")
+    binary: bool = Field(False, description="every class but 0 is the change")
+    classes: tuple[str, ...] | None = Field(None, min_length=2, description="names of the classes, 0 first")
+    ignore: int | None = Field(None, ge=0, le=255, description="mask value of pixels without truth")
+    crop: int = Field(256, ge=16, le=4096, description="side of the training crops, in pixels")
+    positive_crop_fraction: float = Field(0.5, ge=0, le=1, description="share of the crops laid around a changed pixel")
+    cache: Literal["memory", "disk", "none"] = Field("memory", description="where decoded images are kept")
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+
+class EncoderConfig(_Section):
+    """A U-Net encoder: two convolutions a level, each level at half the size of the one before."""
+
+    channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, max_length=8, description="one per level")
+    norm: Literal["batch", "group", "none"] = Field("batch", description="normalization after each convolution")
+    dropout: float = Field(0.0, ge=0, lt=1, description="spatial dropout after each level")
+
+    @field_validator("channels")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 1:
+            raise ValueError("every level needs at least one channel")
+        return value
+
+
+class ModelConfig(_Section):
+    """The change detector."""
+
+    architecture: Literal["unet_diff"] = "unet_diff"
+    encoder: EncoderConfig = EncoderConfig()
+    shared_encoder: bool = Field(True, description="one encoder for both images, or one each")
+    align: Literal["strict", "crop", "resize", "crop_resize"] = Field("strict", description="of maps that differ in size")
+    difference: Literal["signed", "absolute", "squared", "normalized", "concatenated"] = "concatenated"
+    decoder_channels: tuple[int, ...] | None = Field(
+        None, description="one per level but the deepest, finest first; default: the encoder's"
+    )
+
+    @model_validator(mode="after")
+    def _levels(self) -> "ModelConfig":
+        if self.decoder_channels is not None and len(self.decoder_channels) != len(self.encoder.channels) - 1:
+            raise ValueError(
+                f"decoder_channels has {len(self.decoder_channels)} entries, "
+                f"the encoder's {len(self.encoder.channels)} levels need {len(self.encoder.channels) - 1}"
+            )
+        return self
+
+
+LossName = Literal["cross_entropy", "focal", "dice", "tversky", "lovasz"]
+
+
+class TrainConfig(_Section):
+    """How the detector is fitted."""
+
+    epochs: int = Field(20, ge=1)
+    batch: int = Field(8, ge=1, description="crops a step")
+    crops_per_epoch: int | None = Field(None, ge=1, description="default: as many as there are training pairs")
+    learning_rate: float = Field(1e-3, gt=0, description="highest rate, reached after the warm-up")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
+    weight_decay: float = Field(1e-4, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0: none")
+    loss: Annotated[dict[LossName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
+        {"cross_entropy": 1.0, "dice": 1.0}, description="weighted sum of losses"
+    )
+    early_stopping: int | None = Field(None, ge=1, description="stop after this many epochs without a better val F1")
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    init_from: str | None = Field(None, description="a model to start from: its weights whole, or its encoder's")
+
+
+class InferenceConfig(_Section):
+    """What the model file tells prediction."""
+
+    tile: int = Field(512, ge=32, le=8192, description="side of a tile, in pixels")
+    overlap: int = Field(64, ge=0, le=4096, description="pixels that neighbouring tiles share")
+
+
+class Config(_Section):
+    """A whole job."""
+
+    seed: int | None = Field(0, ge=0, description="makes a run repeatable; null: another run each time")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+
+def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The configuration in the YAML file, with ``section.key=value`` overrides laid over it.
+
+    Raises ConfigError, in one line, on a file that is no YAML mapping, an unknown key and a value that is not allowed.
+    """
+    source = "--set" if path is None else str(path)
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: holds {type(values).__name__}, a configuration is a mapping of sections")
+    for override in overrides:
+        _override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"{source}: {_explain(item)}" for item in error.errors())) from error
+
+
+def dump_config(config: Config) -> str:
+    """The full effective configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: is not KEY=VALUE, for example --set train.epochs=3")
+    *sections, last = key.split(".")
+    section = values
+    for name in sections:
+        below = section.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {override}: {name} is a value, it has no {last}")
+        section = below
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _explain(item: Any) -> str:
+    location = [part for part in item["loc"] if part != "[key]"]
+    key = ".".join(str(part) for part in location)
+    if item["type"] == "extra_forbidden":
+        names = _field_names(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+        everywhere = [full for full in _all_keys(Config) if full.rsplit(".", 1)[-1] == location[-1]]
+        hint = f", did you mean {near[0]}?" if near else f", did you mean {everywhere[0]}?" if everywhere else ""
+        return f"{key}: unknown key (value {item['input']!r}){hint} Allowed here: {', '.join(names)}"
+    problem = item["msg"].removeprefix("Value error, ")
+    problem = problem[0].lower() + problem[1:]
+    if item["type"] == "literal_error":
+        allowed = [part.strip().strip("'") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
+        near = difflib.get_close_matches(str(item["input"]), allowed, n=1, cutoff=0.6)
+        problem += f"; did you mean {near[0]}?" if near else ""
+    given = item["input"].model_dump() if isinstance(item["input"], BaseModel) else item["input"]
+    return f"{key}: got {given!r}, {problem}"
+
+
+def _field_names(location: list[Any]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            section = DataRoot
+        else:
+            annotation = section.model_fields[part].annotation
+            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else section
+    return list(section.model_fields)
+
+
+def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        below = field.annotation
+        nested = isinstance(below, type) and issubclass(below, BaseModel)
+        keys += _all_keys(below, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]  # type: ignore[arg-type]
+    return keys

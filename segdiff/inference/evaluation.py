@@ -1,0 +1,104 @@
+"""How well a model does on pairs whose truth is known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import IGNORE
+from data_pipelines.decoding import read_mask
+from data_pipelines.layouts import DataError, DataSet, Pair
+from data_pipelines.validation import MaskCoding
+from segdiff.config import load_config
+from segdiff.inference.predictor import Prediction
+from segdiff.training.metrics import class_scores, confusion_matrix, confusion_scores
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Reads the true masks of a data set as class indices of a model."""
+
+    coding: MaskCoding
+    classes: int
+    """Of the model. For a binary model every class but 0 is the change."""
+
+    def __post_init__(self) -> None:
+        if self.classes > 2 and self.coding.classes > self.classes:
+            raise DataError(f"the masks hold {self.coding.classes} classes, the model knows {self.classes}")
+
+    def read(self, pair: Pair) -> np.ndarray:
+        """uint8 H x W, 255 where there is no truth."""
+        assert pair.mask is not None, "pairs of a checked data set have masks"
+        mask = self.coding.decode(read_mask(pair.mask))
+        return np.where((mask > 0) & (mask != IGNORE), np.uint8(1), mask) if self.classes == 2 else mask
+
+
+class Scoreboard:
+    """One confusion matrix over all pixels of all pairs."""
+
+    def __init__(self, classes: tuple[str, ...]):
+        self.classes = classes
+        self.confusion = np.zeros((len(classes), len(classes)), np.int64)
+        self.pairs = 0
+
+    def add(self, prediction: Prediction, truth: np.ndarray) -> dict[str, float]:
+        """Counts a pair; returns the scores of this pair alone. Pixels without data or truth are left out."""
+        if prediction.valid is not None:
+            truth = np.where(prediction.valid, truth, np.uint8(IGNORE))
+        confusion = confusion_matrix(truth, prediction.mask, len(self.classes))
+        self.confusion += confusion
+        self.pairs += 1
+        scores = confusion_scores(confusion)
+        return {name: float(scores[name]) for name in ("f1", "precision", "recall", "iou")}
+
+    def scores(self) -> dict[str, Any]:
+        """The scores of everything counted so far."""
+        return {
+            "pairs": self.pairs,
+            **{name: float(value) for name, value in confusion_scores(self.confusion).items()},
+            "classes": class_scores(self.confusion, self.classes),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+class SplitError(ValueError):
+    """A split that the data do not have; the message is one line."""
+
+
+def split_pairs(data: DataSet, split: str | None, model: Path) -> tuple[str, list[Pair]]:
+    """The pairs of a split and its name; without one asked for, ``test`` where the data have it, else all pairs.
+
+    Where ``model`` is a run folder, ``train`` and ``val`` are the pairs of the run's own lists. Raises SplitError
+    where the split is not there or the run's lists name pairs that the data do not have.
+    """
+    splits = data.splits
+    if split is None:
+        split = "test" if "test" in splits else "all"
+    lists = model / "list" / f"{split}.txt"
+    if split in ("train", "val") and lists.is_file():
+        return split, _listed(data, lists)
+    if split == "all":
+        return split, list(data.pairs)
+    if split not in splits:
+        raise SplitError(f"{data.root}: has no split {split!r}, it has {', '.join(splits)}; or take --split all")
+    return split, list(splits[split])
+
+
+def _listed(data: DataSet, file: Path) -> list[Pair]:
+    """The pairs of DATA in a run's list, in which several data roots are told apart by their number."""
+    lines = file.read_text().splitlines()
+    roots = load_config(file.parent.parent / "config.yaml").data.root
+    if len(roots) > 1:
+        numbers = [str(k) for k, root in enumerate(roots) if Path(root.path).resolve() == data.root.resolve()]
+        if not numbers:
+            raise SplitError(f"{data.root}: is none of the data roots of the run {file.parent.parent}")
+        lines = [line.partition("/")[2] for line in lines if line.partition("/")[0] == numbers[0]]
+    by_name = {pair.name: pair for pair in data.pairs}
+    missing = [line for line in lines if line not in by_name]
+    if missing:
+        raise SplitError(
+            f"{data.root}: lacks {len(missing)} of the {len(lines)} pairs in {file}, {missing[0]} first; "
+            "take the data of the run, or --split all"
+        )
+    return [by_name[line] for line in lines]

@@ -1,0 +1,226 @@
+"""The prediction folder: masks, overlays, objects, a row for each pair, and what made them."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.layouts import Pair
+from segdiff.inference.objects import feature, find_objects, open_geojson
+from segdiff.inference.predictor import Detector, LoadedPair, Prediction
+from segdiff.inference.rasters import (
+    is_raster,
+    open_mask_writer,
+    open_probability_writer,
+    write_png_mask,
+    write_whole,
+)
+
+DrawPair = Callable[..., np.ndarray]
+"""(before, after, mask, truth, classes=names) -> RGB picture."""
+WriteImage = Callable[[Path, np.ndarray], None]
+
+COLUMNS = (
+    "name", "status", "changed_pixels", "changed_fraction", "area", "objects", "seconds", "error", "area_unit",
+)  # fmt: skip
+"""Columns of every summary.csv, in order; those of an evaluation follow."""
+
+
+class FolderError(ValueError):
+    """A prediction folder that may not be written to; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What makes a prediction folder what it is: the same again may go on in it."""
+
+    model: Path
+    options: dict[str, Any]
+    inputs: dict[str, str]
+
+    def describe(self) -> dict[str, Any]:
+        """The job as prediction.json holds it."""
+        digest = hashlib.sha256(self.model.read_bytes()).hexdigest()
+        return {
+            "model": str(self.model.resolve()),
+            "model_sha256": digest,
+            "options": self.options,
+            "inputs": self.inputs,
+        }
+
+
+class PredictionFolder:
+    """Writes one pair after the other, each file whole or not at all, so that a run that was killed can go on.
+
+    As a context manager: objects.geojson is put together at the end. ``done`` holds the rows that an earlier run of
+    the same job left; their pairs need not be predicted again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        job: Job,
+        *,
+        classes: Sequence[str],
+        draw: DrawPair,
+        write_image: WriteImage,
+        columns: Sequence[str] = (),
+        probabilities: bool = False,
+        overwrite: bool = False,
+        truth: dict[str, str] | None = None,
+    ):
+        self.folder, self.classes = folder, classes
+        self._draw, self._write_image = draw, write_image
+        self._columns = (*COLUMNS, *columns)
+        self._probabilities = probabilities
+        self.done = self._open(job.describe(), overwrite)
+        if truth:
+            self._write_json({**job.describe(), "truth": truth})
+        self._features = folder / ".objects.jsonl"
+
+    def _open(self, job: dict[str, Any], overwrite: bool) -> dict[str, dict[str, str]]:
+        """Makes the folder or takes it up; the rows of pairs that are done."""
+        folder, described = self.folder, self.folder / "prediction.json"
+        rows: dict[str, dict[str, str]] = {}
+        if described.exists() and not overwrite:
+            before = json.loads(described.read_text())
+            differing = [key for key in ("model_sha256", "options", "inputs") if before.get(key) != job[key]]
+            if differing:
+                raise FolderError(
+                    f"{folder}: holds the predictions of another job ({', '.join(differing)} differ); "
+                    "name another folder with --out, or replace them with --overwrite"
+                )
+            rows = self._finished_rows()
+        elif folder.exists() and any(folder.iterdir()) and not overwrite:
+            raise FolderError(f"{folder}: is not empty and holds no predictions; name another folder, or --overwrite")
+        for name in ("masks", "overlays", *(["probabilities"] if self._probabilities else [])):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        self._write_json(job)
+        return rows
+
+    def _write_json(self, content: dict[str, Any]) -> None:
+        with write_whole(self.folder / "prediction.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+    def _finished_rows(self) -> dict[str, dict[str, str]]:
+        summary = self.folder / "summary.csv"
+        if not summary.exists():
+            return {}
+        with summary.open(newline="") as stream:
+            # a run killed in the middle of a row leaves it without its last columns
+            rows = [row for row in csv.DictReader(stream) if None not in row.values()]
+        masks = {path.stem for path in (self.folder / "masks").iterdir()}
+        return {row["name"]: row for row in rows if row["status"] == "ok" and row["name"] in masks}
+
+    def __enter__(self) -> "PredictionFolder":
+        kept = self._kept_features()
+        with self._features.open("w") as stream:
+            stream.writelines(kept)
+        self._summary = (self.folder / "summary.csv").open("w", newline="")
+        self._writer = csv.DictWriter(self._summary, fieldnames=self._columns, restval="")
+        self._writer.writeheader()
+        self._writer.writerows({key: row.get(key, "") for key in self._columns} for row in self.done.values())
+        self._summary.flush()
+        return self
+
+    def _kept_features(self) -> list[str]:
+        """The lines of objects that belong to pairs which are done, from a killed run or a finished one."""
+        if not self.done:
+            return []
+        finished = self.folder / "objects.geojson"
+        if self._features.exists():
+            lines = [line for line in self._features.read_text().splitlines() if line.endswith("}")]
+            found = [json.loads(line) for line in lines]
+        elif finished.exists():
+            found = json.loads(finished.read_text())["features"]
+        else:
+            found = []
+        return [json.dumps(item) + "\n" for item in found if item["properties"]["pair"] in self.done]
+
+    def add(
+        self,
+        pair: Pair,
+        images: LoadedPair,
+        prediction: Prediction,
+        seconds: float,
+        truth: np.ndarray | None = None,
+        scores: dict[str, float] | None = None,
+    ) -> dict[str, Any]:
+        """Writes everything of one pair; the row comes last, so that what it names exists. Returns the row."""
+        name, mask = pair.name, prediction.mask
+        grid = prediction.grid
+        place: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
+        regions = find_objects(mask, prediction.change_probability, **place)
+        with self._features.open("a") as stream:
+            for region in regions:
+                item = feature(region, pair=name, class_name=self.classes[region.class_index])
+                stream.write(json.dumps(item) + "\n")
+        self._write_masks(pair, prediction)
+        picture = self._draw(images.before, images.after, mask, truth, classes=self.classes)
+        self._write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
+        changed = int(np.count_nonzero(mask))
+        row = {
+            "name": name,
+            "status": "ok",
+            "changed_pixels": changed,
+            "changed_fraction": f"{changed / max(counted, 1):.6f}",
+            "area": f"{sum(region.area for region in regions):.10g}",
+            "objects": len(regions),
+            "seconds": f"{seconds:.3f}",
+            "error": "",
+            "area_unit": regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2"),
+            **{key: f"{value:.6f}" for key, value in (scores or {}).items()},
+        }
+        self._row(row)
+        return row
+
+    def _write_masks(self, pair: Pair, prediction: Prediction) -> None:
+        name, mask = pair.name, prediction.mask
+        stored = mask * np.uint8(255) if len(self.classes) == 2 else mask
+        height, width = mask.shape
+        if is_raster(pair.after):
+            with open_mask_writer(
+                self.folder / "masks" / f"{name}.tif", width=width, height=height, grid=prediction.grid
+            ) as out:
+                out.write_rows(0, stored, prediction.valid)
+        else:
+            write_png_mask(self.folder / "masks" / f"{name}.png", stored)
+        if self._probabilities:
+            names = ["change"] if prediction.probability.ndim == 2 else list(self.classes)
+            with open_probability_writer(
+                self.folder / "probabilities" / f"{name}.tif",
+                width=width,
+                height=height,
+                grid=prediction.grid,
+                band_names=names,
+            ) as out:
+                out.write_rows(0, prediction.probability, prediction.valid)
+
+    def fail(self, name: str, error: str) -> None:
+        """A row for a pair that could not be predicted."""
+        self._row({"name": name, "status": "failed", "error": error})
+
+    def _row(self, row: dict[str, Any]) -> None:
+        self._writer.writerow(row)
+        self._summary.flush()
+        os.fsync(self._summary.fileno())
+
+    def __exit__(self, exception_type, exception, traceback) -> None:
+        self._summary.close()
+        if exception_type is None:
+            with open_geojson(self.folder / "objects.geojson") as add:
+                for item in self._read_features():
+                    add(item)
+            self._features.unlink()
+
+    def _read_features(self) -> Iterator[dict[str, Any]]:
+        with self._features.open() as stream:
+            for line in stream:
+                yield json.loads(line)

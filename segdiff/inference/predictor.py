@@ -1,0 +1,271 @@
+"""A trained model at work: images of any size in, mask and probability out."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+
+from data_pipelines.decoding import Grid, read_image, read_info, require_same_grid
+from data_pipelines.layouts import DataError, Pair, match_pairs
+from segdiff.inference.rasters import is_raster, valid_rows
+from segdiff.inference.runtimes import tensorflow_runtime
+from segdiff.inference.tiling import blend_rows, plan_tiles, read_tile
+from segdiff.models.change_detector import ChangeDetector, Settings
+from segdiff.models.loading import load_model, resolve_model
+
+_BATCH_PIXELS = 8 * 256 * 256
+"""Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one pair, on the grid of its images."""
+
+    mask: np.ndarray
+    """uint8 H x W: 0 and 1, or class indices; 0 where a raster has no data."""
+    probability: np.ndarray
+    """float32 H x W of change, or H x W x K of the classes, 0..1."""
+    name: str = ""
+    grid: Grid | None = None
+    """Where the pair lies on the ground, if it says so."""
+    valid: np.ndarray | None = None
+    """bool H x W, False where either raster has no data; None: everything is valid."""
+
+    @property
+    def change_probability(self) -> np.ndarray:
+        """float32 H x W, whatever the number of classes."""
+        return self.probability if self.probability.ndim == 2 else 1.0 - self.probability[..., 0]
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """Two images in memory."""
+
+    before: np.ndarray
+    after: np.ndarray
+    grid: Grid | None = None
+    valid: np.ndarray | None = None
+
+
+class Detector:
+    """A change detector ready to predict; see ``load``."""
+
+    def __init__(self, model: ChangeDetector, path: Path, precision: str = "auto"):
+        self.path = path
+        self.settings: Settings = model.settings
+        self.bands = model.bands
+        self._probabilities = tensorflow_runtime(model, precision)
+
+    def predict(
+        self,
+        before: Any,
+        after: Any,
+        *,
+        threshold: float | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> Prediction:
+        """The change from ``before`` to ``after``, each a uint8 array H x W x C (or H x W), a path or a rasterio dataset.
+
+        The model's own threshold, tile and overlap hold where none is given. Images of any size are cut into
+        overlapping tiles whose probabilities are blended. Raises DataError on images that the model cannot take or that
+        differ in size, ValueError on a threshold, tile or overlap out of range.
+        """
+        return self.predict_loaded(
+            self.read(before, after), threshold=threshold, tile=tile, overlap=overlap, name=_name_of(after)
+        )
+
+    def read(self, before: Any, after: Any) -> LoadedPair:
+        """Both images in the model's bands, the grid they share and which pixels hold data."""
+        if _is_path(before) and _is_path(after):
+            require_same_grid(Path(before), Path(after))
+        images = self._image(before), self._image(after)
+        if images[0].shape != images[1].shape:
+            sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in images]
+            raise DataError(
+                f"{_label(after, 'after')}: is {sizes[1]} pixels and {_label(before, 'before')} is {sizes[0]}: "
+                "both images of a pair must have one size"
+            )
+        invalid = [~valid for valid in (_valid(before), _valid(after)) if valid is not None]
+        missing = np.logical_or.reduce(invalid) if invalid else None
+        return LoadedPair(*images, grid=_grid(after), valid=None if missing is None or not missing.any() else ~missing)
+
+    def predict_loaded(
+        self,
+        pair: LoadedPair,
+        *,
+        threshold: float | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        name: str = "",
+    ) -> Prediction:
+        """``predict`` on images that have been read already."""
+        self.check_options(threshold=threshold, tile=tile, overlap=overlap)
+        threshold = self.settings.threshold if threshold is None else threshold
+        probability = np.concatenate([rows for _, rows in self._rows(pair, tile, overlap)])
+        if probability.shape[-1] == 1:
+            probability = probability[..., 0]
+            mask = (probability >= threshold).astype(np.uint8)
+        else:
+            kinds = (probability[..., 1:].argmax(axis=-1) + 1).astype(np.uint8)
+            mask = np.where(1.0 - probability[..., 0] >= threshold, kinds, np.uint8(0))
+        if pair.valid is not None:
+            mask[~pair.valid] = 0
+            probability[~pair.valid] = 0
+        return Prediction(mask, probability, name=name, grid=pair.grid, valid=pair.valid)
+
+    def check_options(self, *, threshold: float | None, tile: int | None, overlap: int | None) -> None:
+        """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
+        if threshold is not None and not 0 < threshold < 1:
+            raise ValueError(f"threshold is {threshold}, it must lie between 0 and 1")
+        tile = self.settings.tile if tile is None else tile
+        overlap = self.settings.overlap if overlap is None else overlap
+        plan_tiles(1, 1, tile=tile, overlap=overlap, stride=self.settings.stride)
+
+    def _rows(self, pair: LoadedPair, tile: int | None, overlap: int | None) -> Iterator[tuple[int, np.ndarray]]:
+        height, width = pair.before.shape[:2]
+        plan = plan_tiles(
+            height,
+            width,
+            tile=self.settings.tile if tile is None else tile,
+            overlap=self.settings.overlap if overlap is None else overlap,
+            stride=self.settings.stride,
+        )
+        size = (plan.tile_height, plan.tile_width)
+        batch = max(_BATCH_PIXELS // (size[0] * size[1]), 1)
+        windows = list(plan.windows())
+
+        def tiles() -> Iterator[tuple[int, int, np.ndarray]]:
+            for first in range(0, len(windows), batch):
+                chosen = windows[first : first + batch]
+                cut = [np.stack([read_tile(i, y, x, *size) for *_, y, x in chosen]) for i in (pair.before, pair.after)]
+                for (row, column, *_), prediction in zip(chosen, self._probabilities(*cut), strict=True):
+                    yield row, column, prediction
+
+        return blend_rows(plan, tiles())
+
+    def _image(self, source: Any) -> np.ndarray:
+        if _is_path(source):
+            return read_image(Path(source), self.bands)
+        if isinstance(source, rasterio.io.DatasetReader):
+            return read_image(Path(source.name), self.bands)
+        image = np.asarray(source)
+        image = image[..., None] if image.ndim == 2 else image
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.bands:
+            raise DataError(
+                f"an image is {image.dtype} of shape {image.shape}: "
+                f"the model takes uint8 of height x width x {self.bands}, values 0..255"
+            )
+        return image
+
+
+def load(model: str | Path) -> Detector:
+    """The detector that MODEL stands for: a shipped name, a .keras file or a run folder.
+
+        detector = segdiff.load("runs/demo")
+        result = detector.predict("before.png", "after.png")
+        result.mask, result.probability
+
+    Raises ModelError where there is none, or none that can be trusted.
+    """
+    return Detector(load_model(model), resolve_model(model))
+
+
+def predict_folder(
+    detector: Detector, before: str | Path, after: str | Path, *, threshold: float | None = None
+) -> Iterator[Prediction]:
+    """Predictions of two folders of images, paired by stem, or of two files, one after the other.
+
+    Raises DataError at once where an image has no partner, and at the pair that cannot be read.
+    """
+    data = match_pairs(Path(before), Path(after))
+    if data.faults:
+        raise DataError("; ".join(str(fault) for fault in data.faults))
+    for result in predict_pairs(detector, data.pairs, threshold=threshold):
+        if isinstance(result, FailedPair):
+            raise DataError(result.error)
+        yield result.prediction
+
+
+@dataclass(frozen=True)
+class PredictedPair:
+    """A pair, its images, and what the model said in how many seconds, reading included where it had to be waited for."""
+
+    pair: Pair
+    images: LoadedPair
+    prediction: Prediction
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FailedPair:
+    """A pair that could not be read, and why, in one line."""
+
+    pair: Pair
+    error: str
+
+
+def predict_pairs(
+    detector: Detector, pairs: Sequence[Pair], **options: Any
+) -> Iterator[PredictedPair | FailedPair]:
+    """Predicts pair after pair while the next one is read; ``options`` are those of ``Detector.predict``.
+
+    A pair that cannot be read does not end the stream.
+    """
+
+    def read(pair: Pair) -> LoadedPair | FailedPair:
+        try:
+            return detector.read(pair.before, pair.after)
+        except DataError as error:
+            return FailedPair(pair, str(error))
+        except OSError as error:
+            return FailedPair(pair, f"{error.filename or pair.after}: cannot be read: {error.strerror or error}")
+
+    with ThreadPoolExecutor(1) as reader:
+        coming: Future | None = None
+        for pair, following in zip(pairs, [*pairs[1:], None], strict=True):
+            began = time.perf_counter()
+            images = read(pair) if coming is None else coming.result()
+            coming = None if following is None else reader.submit(read, following)
+            if isinstance(images, FailedPair):
+                yield images
+                continue
+            prediction = detector.predict_loaded(images, name=pair.name, **options)
+            yield PredictedPair(pair, images, prediction, time.perf_counter() - began)
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str | Path)
+
+
+def _label(source: Any, role: str) -> str:
+    if _is_path(source):
+        return str(source)
+    return source.name if isinstance(source, rasterio.io.DatasetReader) else f"the image {role}"
+
+
+def _name_of(source: Any) -> str:
+    if _is_path(source):
+        return Path(source).stem
+    return Path(source.name).stem if isinstance(source, rasterio.io.DatasetReader) else ""
+
+
+def _grid(source: Any) -> Grid | None:
+    if isinstance(source, rasterio.io.DatasetReader):
+        return read_info(Path(source.name)).grid
+    return read_info(Path(source)).grid if _is_path(source) and is_raster(Path(source)) else None
+
+
+def _valid(source: Any) -> np.ndarray | None:
+    """Which pixels of a raster hold data; None for other images."""
+    if isinstance(source, rasterio.io.DatasetReader):
+        return valid_rows(source, 0, source.height)
+    if _is_path(source) and is_raster(Path(source)):
+        with rasterio.open(source) as dataset:
+            return valid_rows(dataset, 0, dataset.height)
+    return None

@@ -1,0 +1,65 @@
+"""Compute precision of a model: chosen by the processor, changed without touching the weights."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def choose_precision(asked: str = "auto") -> tuple[str, str]:
+    """A Keras dtype policy and the reason for it, for a person.
+
+    ``auto`` takes mixed_bfloat16 on CPUs that multiply it in hardware (AMX, AVX512-BF16), mixed_float16 on GPUs and
+    float32 elsewhere. Raises ValueError on a name that is no policy.
+    """
+    if asked in POLICIES:
+        return asked, "as asked"
+    if asked != "auto":
+        raise ValueError(f"precision is {asked!r}, allowed are auto, {', '.join(POLICIES)}")
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_float16", "a GPU does the work"
+    flags = _cpu_flags()
+    for flag in ("amx_bf16", "avx512_bf16"):
+        if flag in flags:
+            return "mixed_bfloat16", f"this processor has {flag}"
+    return "float32", "this processor has no bfloat16"
+
+
+def _cpu_flags() -> set[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():  # not Linux: no portable way to ask
+        return set()
+    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
+    return set(next(lines, "").split())
+
+
+def with_precision(model: keras.Model, policy: str) -> keras.Model:
+    """The same model with the same weights, computing in ``policy``; layers fixed to float32 stay there."""
+    copy = type(model).from_config(_replace_policies(model.get_config(), policy))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _replace_policies(config: Any, policy: str) -> Any:
+    """The configuration with every layer of the model's own policy moved to another.
+
+    Layers fixed to float32 can only be told from the others in a mixed model, so those layers carry a name that the
+    model's builder gave a float32 policy on purpose: see FIXED.
+    """
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {"name": policy}}
+        if config.get("name") in FIXED and "dtype" in config:
+            return config
+        return {key: _replace_policies(value, policy) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_replace_policies(value, policy) for value in config)
+    return config
+
+
+FIXED = frozenset({"rescale", "logits"})
+"""Layers of a detector that compute in float32 in every precision."""

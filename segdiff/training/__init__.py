@@ -1,0 +1,1 @@
+"""Training a change detector: losses, metrics, callbacks and the run itself."""

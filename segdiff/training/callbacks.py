@@ -1,0 +1,134 @@
+"""What happens at the end of an epoch: the best model is kept, the run can go on from here, pictures are drawn."""
+
+import csv
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from segdiff.models.change_detector import ChangeDetector
+from segdiff.models.precision import with_precision
+
+
+def save_detector(model: ChangeDetector, path: Path) -> None:
+    """Writes the model whole or not at all: in float32, without optimizer state."""
+    temporary = path.with_name(f".{path.stem}.tmp.keras")
+    with_precision(model, "float32").save(temporary)
+    temporary.replace(path)
+
+
+class History(keras.callbacks.Callback):
+    """One row an epoch in history.csv, rewritten whole each time; ``rows`` are those of a run that goes on."""
+
+    def __init__(self, path: Path, rows: list[dict[str, float]]):
+        super().__init__()
+        self.path, self.rows = path, rows
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the row of this epoch."""
+        seconds = time.perf_counter() - self._began
+        row = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}, "seconds": round(seconds, 3)}
+        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.rows.append(row)
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(row), restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        temporary.replace(self.path)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of history.csv."""
+    with path.open(newline="") as stream:
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(stream)]
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Saves the model of the best validation F1, with the threshold that gave it; stops when none follows.
+
+    ``rows`` is the history so far: what was best before a run was resumed still is.
+    """
+
+    def __init__(self, path: Path, rows: list[dict[str, float]], patience: int | None):
+        super().__init__()
+        self.path, self.patience = path, patience
+        self.best, self.best_epoch = -1.0, 0
+        for row in rows:
+            self._better(row["val_f1"], int(row["epoch"]))
+
+    def _better(self, f1: float, epoch: int) -> bool:
+        better = f1 > self.best
+        if better:
+            self.best, self.best_epoch = f1, epoch
+        return better
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves if better, stops if patience is at its end."""
+        if self._better(float(logs["val_f1"]), epoch + 1):
+            self.model.settings = replace(self.model.settings, threshold=float(logs["val_threshold"]))
+            save_detector(self.model, self.path)
+        elif self.patience is not None and epoch + 1 - self.best_epoch >= self.patience:
+            self.model.stop_training = True
+
+
+class Backup(keras.callbacks.Callback):
+    """The state at the beginning of each epoch, in a folder of its own: weights, optimizer, and which epoch it is.
+
+    Written at the beginning and not at the end, when moving averages may stand in the place of the weights.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Saves, then deletes all but the newest two."""
+        target = self.folder / f"epoch-{epoch:05d}"
+        if target.exists():
+            return
+        temporary = self.folder / f".epoch-{epoch:05d}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        self.model.save_weights(temporary / "state.weights.h5")
+        (temporary / "state.json").write_text(json.dumps({"epoch": epoch}))
+        temporary.rename(target)
+        for old in sorted(self.folder.glob("epoch-*"))[:-2]:
+            shutil.rmtree(old)
+
+
+def restore_backup(model: keras.Model, folder: Path) -> int:
+    """Puts the newest backup into a compiled model; returns the epoch to go on with, 0 where there is none."""
+    backups = sorted(folder.glob("epoch-*"))
+    if not backups:
+        return 0
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(backups[-1] / "state.weights.h5")
+    return int(json.loads((backups[-1] / "state.json").read_text())["epoch"])
+
+
+class Pictures(keras.callbacks.Callback):
+    """The same few validation pairs in TensorBoard after every epoch, as overlays with truth and prediction."""
+
+    def __init__(self, folder: Path, draw: Callable[[keras.Model], list[np.ndarray]]):
+        super().__init__()
+        self.folder, self.draw = folder, draw
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Draws and logs."""
+        import tensorflow as tf
+
+        writer = tf.summary.create_file_writer(str(self.folder))
+        with writer.as_default():
+            for number, picture in enumerate(self.draw(self.model)):
+                tf.summary.image(f"validation/{number}", picture[None], step=epoch + 1)
+        writer.close()

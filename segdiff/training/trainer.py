@@ -1,0 +1,337 @@
+"""A training run, from a configuration to a run folder, read from top to bottom."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from data_pipelines.augmentation import Augmentation
+from data_pipelines.layouts import DataError, Pair, find_pairs
+from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches, whole_image_batches
+from data_pipelines.validation import CheckReport, check
+from segdiff.config import Config, ConfigError, dump_config, load_config
+from segdiff.models.change_detector import ChangeDetector, build_change_detector
+from segdiff.models.loading import load_model
+from segdiff.models.precision import choose_precision, with_precision
+from segdiff.training.callbacks import Backup, History, KeepBest, Pictures, read_history, restore_backup, save_detector
+from segdiff.training.losses import ChangeLoss
+from segdiff.training.metrics import ChangeScores, class_scores
+from segdiff.training.schedules import warmup_cosine
+
+DrawPair = Callable[..., np.ndarray]
+"""(before, after, mask, truth, classes=names) -> RGB picture, for TensorBoard."""
+
+
+class FaultyDataError(DataError):
+    """Data with faults; ``reports`` name them all."""
+
+    def __init__(self, reports: Sequence[CheckReport]):
+        super().__init__(f"{sum(len(report.faults) for report in reports)} faults in the data")
+        self.reports = tuple(reports)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Checked pairs of all data roots, divided for training."""
+
+    pairs: tuple[LabelledPair, ...]
+    train: tuple[tuple[int, ...], ...]
+    """Indices into ``pairs``, one group a data root."""
+    val: tuple[tuple[int, ...], ...]
+    classes: tuple[str, ...]
+
+
+def train(
+    config: Config, run: Path, *, resume: bool = False, draw: DrawPair, say: Callable[[str], None], verbose: int
+) -> dict[str, object]:
+    """Trains into the run folder and returns what is in its metrics.json.
+
+    ``draw`` makes the pictures for TensorBoard, ``say`` takes lines for a person, ``verbose`` is that of ``fit``: 0
+    silent, 1 a bar, 2 a line an epoch. Raises ConfigError on a run folder that may not be used and on a configuration
+    that does not fit the data, FaultyDataError on data with faults.
+    """
+    _claim(run, config, resume)
+    data = read_data(config, say)
+    seed = _seed(config, run)
+    keras.utils.set_random_seed(seed)
+
+    precision, reason = choose_precision(config.train.precision)
+    say(f"precision {precision}: {reason}")
+    model = with_precision(_initial_model(config, data.classes, say), precision)
+    store = PairStore(data.pairs, bands=config.data.bands, binary=config.data.binary, cache=config.data.cache)
+    plan = _crop_plan(config, data, seed)
+    steps = plan.steps_per_epoch * config.train.epochs
+    val_indices = [index for root in data.val for index in root]
+    val_batches = whole_image_batches(
+        store, val_indices, multiple=model.settings.stride, batch_pixels=config.train.batch * config.data.crop**2
+    )
+    say(
+        f"{sum(map(len, data.train))} pairs to train on, {len(val_indices)} to validate on; "
+        f"{plan.crops_per_epoch} crops an epoch, {model.count_params():,} parameters"
+    )
+
+    optimizer = keras.optimizers.AdamW(
+        warmup_cosine(config.train.learning_rate, steps, config.train.warmup),
+        weight_decay=config.train.weight_decay,
+        use_ema=config.train.ema > 0,
+        ema_momentum=config.train.ema or 0.99,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    model.compile(
+        optimizer=optimizer,
+        loss=ChangeLoss(config.train.loss),
+        metrics=[ChangeScores(len(data.classes))],
+        jit_compile=precision == "mixed_float16",  # XLA is slower than oneDNN on CPUs
+    )
+    start = restore_backup(model, run / "backup") if resume else 0
+    rows = [row for row in read_history(run / "history.csv") if row["epoch"] <= start] if start else []
+    if start:
+        say(f"going on at epoch {start + 1} of {config.train.epochs}")
+    _write_run(run, config, data, seed, precision)
+
+    augmentation = Augmentation(bands=config.data.bands, **config.data.augmentation.model_dump())
+    batches = training_batches(store, plan, augmentation, first_step=start * plan.steps_per_epoch, steps=steps)
+    examples = [store[index] for index in val_indices[:4]]
+
+    def pictures(current: keras.Model) -> list[np.ndarray]:
+        return [
+            draw(e.before, e.after, _mask(current, e.before, e.after), e.mask, classes=data.classes) for e in examples
+        ]
+
+    moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
+    best = KeepBest(run / "model.keras", rows, config.train.early_stopping)
+    model.fit(
+        batches,
+        initial_epoch=start,
+        epochs=config.train.epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        validation_data=val_batches,
+        verbose=verbose,
+        callbacks=[
+            *moving_average,
+            Backup(run / "backup"),
+            History(run / "history.csv", rows),
+            best,
+            keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
+            Pictures(run / "tensorboard" / "pictures", pictures),
+        ],
+    )
+    return _conclude(run, data, best, rows, val_batches, precision)
+
+
+def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
+    """Finds, checks and divides the pairs of every data root."""
+    if not config.data.root:
+        raise ConfigError("data.root: is not set, name your data with --set data.root=FOLDER")
+    reports = [check(find_pairs(Path(root.path)), ignore=config.data.ignore) for root in config.data.root]
+    if any(report.faults for report in reports):
+        raise FaultyDataError(reports)
+    for report in reports:
+        for warning in report.warnings:
+            say(f"warning: {report.data.root}: {warning}")
+
+        bands = config.data.bands
+        if report.bands != bands and (report.bands, bands) != (1, 3):
+            raise ConfigError(f"data.bands: is {bands}, the images of {report.data.root} have {report.bands}")
+
+    pairs: list[LabelledPair] = []
+    train, val = [], []
+    for report in reports:
+        first = len(pairs)
+        pairs += [LabelledPair(pair, report.coding) for pair in report.data.pairs]
+        here = range(first, len(pairs))
+        chosen = {split: [k for k in here if pairs[k].pair.split == split] for split in ("train", "val", "all")}
+        to_train, to_val = chosen["train"] or chosen["all"], chosen["val"]
+        if not to_val:
+            to_train, to_val = _divide(to_train, config, report.data.root)
+        if not to_train:
+            raise DataError(f"{report.data.root}: has no train split, only {', '.join(report.data.splits)}")
+        train.append(tuple(to_train))
+        val.append(tuple(to_val))
+    classes = _classes(config, [report.coding.classes for report in reports])
+    return TrainingData(tuple(pairs), tuple(train), tuple(val), classes)
+
+
+def _divide(indices: list[int], config: Config, root: Path) -> tuple[list[int], list[int]]:
+    if len(indices) < 2:
+        raise DataError(f"{root}: has {len(indices)} pair to train on and no val split; at least 2 pairs are needed")
+    shuffled = np.random.default_rng([config.seed or 0, 0]).permutation(indices)
+    kept = min(max(round(len(indices) * config.data.val_fraction), 1), len(indices) - 1)
+    return sorted(shuffled[kept:].tolist()), sorted(shuffled[:kept].tolist())
+
+
+def _classes(config: Config, found: list[int]) -> tuple[str, ...]:
+    if config.data.binary:
+        return ("background", "change")
+    names, most = config.data.classes, max(found)
+    if names is not None:
+        if len(names) < most:
+            raise ConfigError(f"data.classes: names {len(names)} classes, the masks hold {most}: 0 to {most - 1}")
+        return names
+    return ("background", "change") if most == 2 else ("background", *(f"class {k}" for k in range(1, most)))
+
+
+def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
+    weights = [
+        float(len(indices)) if root.weight is None else root.weight
+        for root, indices in zip(config.data.root, data.train, strict=True)
+    ]
+    return CropPlan(
+        crop=config.data.crop,
+        batch=config.train.batch,
+        crops_per_epoch=config.train.crops_per_epoch or sum(map(len, data.train)),
+        positive_fraction=config.data.positive_crop_fraction,
+        seed=seed,
+        roots=data.train,
+        weights=tuple(weights),
+    )
+
+
+def _initial_model(config: Config, classes: tuple[str, ...], say: Callable[[str], None]) -> ChangeDetector:
+    outputs = 1 if len(classes) == 2 else len(classes)
+    model = build_change_detector(config.model, bands=config.data.bands, classes=outputs)
+    stride = model.settings.stride
+    tile, overlap = config.inference.tile, config.inference.overlap
+    for key, value in (("tile", tile), ("overlap", overlap)):
+        if value % stride:
+            raise ConfigError(f"inference.{key}: got {value}, it must be a multiple of the model's stride {stride}")
+    if overlap >= tile:
+        raise ConfigError(f"inference.overlap: got {overlap}, it must be smaller than inference.tile, {tile}")
+    model.settings = replace(model.settings, classes=classes, tile=tile, overlap=overlap)
+    if config.train.init_from is not None:
+        say(_start_from(model, config.train.init_from))
+    return model
+
+
+def _start_from(model: ChangeDetector, origin: str) -> str:
+    """Copies another model's weights, whole where every shape is the same, else its encoder's."""
+    source = load_model(origin)
+
+    def shapes(part: keras.Model) -> list[tuple[int, ...]]:
+        return [tuple(weight.shape) for weight in part.weights]
+
+    if shapes(source) == shapes(model):
+        model.set_weights(source.get_weights())
+        return f"started from all weights of {origin}"
+    encoders = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    origins = [layer for layer in source.layers if isinstance(layer, keras.Model)]
+    if not origins or any(shapes(encoder) != shapes(origins[0]) for encoder in encoders):
+        raise ConfigError(
+            f"train.init_from: {origin} has another encoder ({source.bands} bands, "
+            f"{sum(map(len, shapes(origins[0]))) if origins else 0} weights) than this model ({model.bands} bands)"
+        )
+    for number, encoder in enumerate(encoders):
+        encoder.set_weights(origins[min(number, len(origins) - 1)].get_weights())
+    return f"started from the encoder of {origin}"
+
+
+def _mask(model: ChangeDetector, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The mask of one pair, whole, at the model's threshold."""
+    logits = keras.ops.convert_to_numpy(model([before[None], after[None]], training=False))[0]
+    if logits.shape[-1] == 1:
+        return (logits[..., 0] >= np.log(model.settings.threshold / (1 - model.settings.threshold))).astype(np.uint8)
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    none = shifted[..., 0] / shifted.sum(axis=-1)
+    kinds = (logits[..., 1:].argmax(axis=-1) + 1).astype(np.uint8)
+    return np.where(1 - none >= model.settings.threshold, kinds, np.uint8(0))
+
+
+def _claim(run: Path, config: Config, resume: bool) -> None:
+    """Makes the run folder, or refuses one that holds another run."""
+    written = run / "config.yaml"
+    if not written.exists():
+        if run.exists() and any(run.iterdir()):
+            raise ConfigError(f"{run}: is not empty and holds no run; name another folder with --out")
+        run.mkdir(parents=True, exist_ok=True)
+        return
+    if not resume:
+        raise ConfigError(f"{run}: holds a run already; go on with it with --resume, or name another folder with --out")
+    if (run / "metrics.json").exists():
+        raise ConfigError(f"{run}: this run is finished, there is nothing to resume")
+    before = load_config(written).model_dump(mode="json")
+    differing = _differences(before, config.model_dump(mode="json"))
+    if differing:
+        raise ConfigError(f"{run}: --resume with another configuration than the run's: {'; '.join(differing)}")
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    lines = []
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            lines += _differences(old[key], value, f"{prefix}{key}.")
+        elif old.get(key) != value:
+            lines.append(f"{prefix}{key} was {old.get(key)!r} and is {value!r}")
+    return lines
+
+
+def _seed(config: Config, run: Path) -> int:
+    """The configured seed; else one drawn for this run, the same again when it is resumed."""
+    if config.seed is not None:
+        return config.seed
+    environment = run / "environment.json"
+    if environment.exists():
+        return int(json.loads(environment.read_text())["seed"])
+    return int(np.random.SeedSequence().generate_state(1)[0] // 2)
+
+
+def _write_run(run: Path, config: Config, data: TrainingData, seed: int, precision: str) -> None:
+    (run / "config.yaml").write_text(dump_config(config))
+    (run / "list").mkdir(exist_ok=True)
+    for split, groups in (("train", data.train), ("val", data.val)):
+        lines = [
+            qualified_name(data.pairs[index].pair, number if len(groups) > 1 else None)
+            for number, group in enumerate(groups)
+            for index in group
+        ]
+        (run / "list" / f"{split}.txt").write_text("".join(f"{line}\n" for line in lines))
+    packages = ("segdiff", "keras", "tensorflow", "numpy", "albumentations", "opencv-python-headless")
+    environment = {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "precision": precision,
+        "seed": seed,
+    }
+    (run / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+
+
+def qualified_name(pair: Pair, root: int | None) -> str:
+    """How a pair is called in a run's lists: its name; with several data roots, the root's number before it."""
+    return pair.name if root is None else f"{root}/{pair.name}"
+
+
+def _conclude(
+    run: Path, data: TrainingData, best: KeepBest, rows: list[dict[str, float]], val_batches, precision: str
+) -> dict[str, object]:
+    """Chooses the threshold of the best model on the validation pairs, stores it in the model, writes the metrics."""
+    model = load_model(run / "model.keras")
+    counts = ChangeScores(len(data.classes))
+    fast = with_precision(model, precision)
+    fast.compile(metrics=[counts])
+    fast.evaluate(val_batches, verbose=0)
+    scores = {name: float(value) for name, value in counts.result().items()}
+    model.settings = replace(model.settings, threshold=scores["threshold"])
+    save_detector(model, run / "model.keras")
+    result = {
+        "split": "val",
+        "pairs": sum(map(len, data.val)),
+        "best_epoch": best.best_epoch,
+        "epochs": len(rows),
+        "chosen_on": "epoch and threshold were chosen on these pairs",
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        **scores,
+        "classes": class_scores(counts.at(scores["threshold"]), data.classes),
+        "confusion": counts.at(scores["threshold"]).tolist(),
+    }
+    temporary = run / "metrics.tmp"
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    temporary.replace(run / "metrics.json")
+    return result
