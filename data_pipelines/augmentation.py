@@ -6,8 +6,8 @@ import threading
 import numpy as np
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network for its newest version
-import albumentations as A  # noqa: E402, N812
-import cv2  # noqa: E402
+import albumentations as A  # noqa: N812
+import cv2
 
 
 class Augmentation:

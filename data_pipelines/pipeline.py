@@ -201,8 +201,8 @@ def _fill(
     missing = ((0, height - mask.shape[0]), (0, width - mask.shape[1]))
     if missing == ((0, 0), (0, 0)):
         return before, after, mask
-    images = (np.pad(image, (*missing, (0, 0)), mode="symmetric") for image in (before, after))
-    return (*images, np.pad(mask, missing, constant_values=IGNORE))
+    before, after = (np.pad(image, (*missing, (0, 0)), mode="symmetric") for image in (before, after))
+    return before, after, np.pad(mask, missing, constant_values=IGNORE)
 
 
 def whole_image_batches(

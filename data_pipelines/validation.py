@@ -1,7 +1,7 @@
 """Check a data set: every fault named, the coding of the masks recognised over all of them, its figures counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import IGNORE
-from data_pipelines.decoding import grid_difference
+from data_pipelines.decoding import grid_difference, read_mask
 from data_pipelines.layouts import DataError, DataSet, Fault, Pair
 from data_pipelines.scanning import ImageScan, MaskScan, scan_files
 
@@ -296,3 +296,28 @@ def _split_report(
         change_fraction=(known - pixels[0]) / known if known else None,
         ignored_fraction=ignored / (known + ignored) if known + ignored else None,
     )
+
+
+class FaultyDataError(DataError):
+    """Data sets with faults; ``reports`` name them all."""
+
+    def __init__(self, reports: Sequence[CheckReport]):
+        count = sum(len(report.faults) for report in reports)
+        super().__init__(f"{count} fault{'s' if count != 1 else ''} in the data; mend them, segdiff check lists them")
+        self.reports = tuple(reports)
+
+
+def read_lone_mask(path: Path, ignore: int | None = None) -> np.ndarray:
+    """A single mask as class indices (uint8 H x W, IGNORE where there is no truth), by the coding of its own values.
+
+    Raises DecodeError where it cannot be read, DataError where its values are none of the codings.
+    """
+    raw = read_mask(path)
+    values, counts = np.unique(raw, return_counts=True)
+    coding, _ = recognise_coding([dict(zip(values.tolist(), counts.tolist(), strict=True))], ignore)
+    if coding is None:
+        raise DataError(f"{path}: its values {_words(values.tolist())} are no mask coding; allowed are {_CODINGS}")
+    try:
+        return coding.decode(raw)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error

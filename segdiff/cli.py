@@ -5,11 +5,11 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -21,7 +21,7 @@ from segdiff import __version__
 if TYPE_CHECKING:
     from data_pipelines.validation import CheckReport
 
-DONE, FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 0, 1, 2, 3, 4
+FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
 app = typer.Typer(
     help="Find what changed between two pictures of the same place or thing.",
@@ -117,6 +117,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Draw pairs, train on them, evaluate, predict and overlay: the whole way, in under 5 minutes."""
+    _import_tensorflow(debug)
     import shutil
 
     from segdiff.config import ConfigError, load_config
@@ -165,7 +166,9 @@ def synth(
     """Draw pairs of aerial-like scenes in which buildings appear, vanish or grow."""
     screen = _Screen(as_json, quiet)
     _draw_pairs(screen, out, pairs, size, seed)
-    screen.result({"out": out, "pairs": pairs, "size": size, "seed": seed}, lambda c: c.print(f"{pairs} pairs in {out}"))
+    screen.result(
+        {"out": out, "pairs": pairs, "size": size, "seed": seed}, lambda c: c.print(f"{pairs} pairs in {out}")
+    )
 
 
 def _draw_pairs(screen: _Screen, out: Path, pairs: int, size: int, seed: int) -> None:
@@ -244,13 +247,16 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. data.root=DATA.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run folder; default: runs/ and CONFIG's name.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run folder; default: runs/ and CONFIG's name.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Train a change detector into a run folder; the data are checked first."""
+    _import_tensorflow(debug)
     from segdiff.config import load_config
 
     screen = _Screen(as_json, quiet)
@@ -274,7 +280,7 @@ def _config_file(name: str) -> Path:
     if path.is_file():
         return path
     ready = shipped("configs") / f"{path.stem}.yaml"
-    if path.suffix in ("", ".yaml") and path.parent in (Path("."), Path("configs")) and ready.is_file():
+    if path.suffix in ("", ".yaml") and path.parent in (Path(), Path("configs")) and ready.is_file():
         return ready
     names = ", ".join(sorted(file.stem for file in shipped("configs").glob("*.yaml")))
     raise ConfigError(f"{name}: there is no such file or ready configuration; ready are {names}")
@@ -286,10 +292,10 @@ def _train(screen: _Screen, config: Any, run: Path, resume: bool) -> dict[str, A
     from segdiff.visualization.curves import draw_curves
     from segdiff.visualization.overlays import overlay as draw
 
-    verbose = 0 if screen.quiet else 1 if screen.console.is_terminal else 2
+    bar = screen.console.is_terminal and not screen.quiet
     # Keras prints its progress bar on standard output
     with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
-        metrics = run_training(config, run, resume=resume, draw=draw, say=screen.say, verbose=verbose)
+        metrics = run_training(config, run, resume=resume, draw=draw, say=screen.say, bar=bar)
     draw_curves(read_history(run / "history.csv"), run / "curves.png")
     return metrics
 
@@ -309,6 +315,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score a model on labelled pairs: one confusion matrix over all pixels."""
+    _import_tensorflow(debug)
     screen = _Screen(as_json, quiet)
     scores = _evaluate(screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite)
     screen.result(scores, lambda console: _render_scores(console, scores))
@@ -317,12 +324,19 @@ def evaluate(
 
 
 def _evaluate(
-    screen: _Screen, model: Path, data: Path, *, split: str | None, out: Path | None, ignore: int | None, overwrite: bool
+    screen: _Screen,
+    model: Path,
+    data: Path,
+    *,
+    split: str | None,
+    out: Path | None,
+    ignore: int | None,
+    overwrite: bool,
 ) -> dict[str, Any]:
+    from data_pipelines.validation import FaultyDataError
     from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
-    from segdiff.training.trainer import FaultyDataError
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
@@ -338,13 +352,12 @@ def _evaluate(
     with contextlib.ExitStack() as stack:
         folder = None
         if out is not None:
-            job = Job(detector.path, {"split": chosen}, {"data": str(data.resolve())})
+            true_masks = {pair.name: str(pair.mask.resolve()) for pair in pairs if pair.mask}
+            job = Job(detector.path, {"split": chosen}, {"data": str(data.resolve())}, true_masks)
             folder = PredictionFolder(
                 out, job, classes=classes, draw=draw, write_image=write_image,
-                columns=("f1", "precision", "recall", "iou"), overwrite=overwrite,
-                truth={pair.name: str(pair.mask.resolve()) for pair in pairs if pair.mask},
+                columns=("f1", "precision", "recall", "iou"), overwrite=overwrite, resume=False,
             )  # fmt: skip
-            folder.done.clear()  # scores need every pair anew
             stack.enter_context(folder)
         update = stack.enter_context(screen.progress("evaluating"))
         for done, result in enumerate(predict_pairs(detector, pairs), start=1):
@@ -399,6 +412,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Predict the change of a pair, or of two folders of images of any size, into a prediction folder."""
+    _import_tensorflow(debug)
     from data_pipelines.layouts import match_pairs
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
@@ -464,16 +478,18 @@ def overlay(
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image.")],
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask: 0/1, 0/255 or class indices.")],
     out: Annotated[Path, typer.Option(metavar="OUT", help="Picture (.jpg, .png), or a folder for it.")],
-    truth: Annotated[Path | None, typer.Option(metavar="LABEL", help="True mask: shows true, false and missed.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(metavar="LABEL", help="True mask: shows true, false and missed.")
+    ] = None,
     ignore: Ignore = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Show a mask over its images: before, after, and the contour of the change."""
-    from data_pipelines.decoding import read_image, read_mask
+    from data_pipelines.decoding import read_image
     from data_pipelines.layouts import DataError
-    from data_pipelines.validation import decode_alone
+    from data_pipelines.validation import read_lone_mask
     from segdiff.config import ConfigError
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
@@ -482,8 +498,8 @@ def overlay(
     if out.suffix and out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise ConfigError(f"{out}: pictures are written as .jpg, .jpeg or .png; a name without suffix is a folder")
     file = out if out.suffix else out / f"{mask.stem}.jpg"
-    shown = decode_alone(read_mask(mask), mask, ignore)
-    true = None if truth is None else decode_alone(read_mask(truth), truth, ignore)
+    shown = read_lone_mask(mask, ignore)
+    true = None if truth is None else read_lone_mask(truth, ignore)
     try:
         picture = draw(read_image(before), read_image(after), shown, true)
     except ValueError as error:
@@ -499,28 +515,40 @@ def main() -> None:
     if not debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    signal.signal(signal.SIGTERM, _terminate)
+        warnings.filterwarnings("ignore", module="keras")
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
-        status = app(standalone_mode=False)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        status = 130
-    except click.ClickException as error:
-        error.show()
-        status = WRONG_CALL
-    except click.Abort:
-        status = 130
+        app()
     except Exception as error:
         if debug:
             raise
-        status = _status_of(error)
-    sys.stdout.flush()
-    sys.exit(status if isinstance(status, int) else DONE)
+        sys.exit(_status_of(error))
 
 
-def _terminate(number: int, frame: Any) -> None:
-    _complain("terminated")
-    raise SystemExit(143)
+def _stop(number: int, frame: Any) -> None:
+    _complain("interrupted" if number == signal.SIGINT else "terminated")
+    raise SystemExit(128 + number)
+
+
+def _import_tensorflow(debug: bool) -> None:
+    """Imports TensorFlow and finds its devices, without what its libraries print of themselves while they load.
+
+    TF_CPP_MIN_LOG_LEVEL does not reach those lines: they are written before the library's log is set up.
+    """
+    if debug:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _complain(line: str) -> None:
@@ -543,6 +571,9 @@ def _status_of(error: Exception) -> int:
     if isinstance(error, ConfigError) or type(error).__name__ in ("ModelError", "FolderError", "SplitError"):
         _complain(line)
         return WRONG_CALL
+    if type(error).__name__ == "TrainingError":
+        _complain(line)
+        return CANNOT_GO_ON
     if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
         _complain(f"out of memory: take smaller crops or tiles, or a smaller batch ({line[:200]})")
         return CANNOT_GO_ON

@@ -84,7 +84,9 @@ class ModelConfig(_Section):
     architecture: Literal["unet_diff"] = "unet_diff"
     encoder: EncoderConfig = EncoderConfig()
     shared_encoder: bool = Field(True, description="one encoder for both images, or one each")
-    align: Literal["strict", "crop", "resize", "crop_resize"] = Field("strict", description="of maps that differ in size")
+    align: Literal["strict", "crop", "resize", "crop_resize"] = Field(
+        "strict", description="of maps that differ in size"
+    )
     difference: Literal["signed", "absolute", "squared", "normalized", "concatenated"] = "concatenated"
     decoder_channels: tuple[int, ...] | None = Field(
         None, description="one per level but the deepest, finest first; default: the encoder's"

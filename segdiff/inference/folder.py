@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipelines.layouts import Pair
 from segdiff.inference.objects import feature, find_objects, open_geojson
-from segdiff.inference.predictor import Detector, LoadedPair, Prediction
+from segdiff.inference.predictor import LoadedPair, Prediction
 from segdiff.inference.rasters import (
     is_raster,
     open_mask_writer,
@@ -43,6 +43,8 @@ class Job:
     model: Path
     options: dict[str, Any]
     inputs: dict[str, str]
+    truth: dict[str, str] | None = None
+    """True masks by the name of their pair, where known."""
 
     def describe(self) -> dict[str, Any]:
         """The job as prediction.json holds it."""
@@ -52,6 +54,7 @@ class Job:
             "model_sha256": digest,
             "options": self.options,
             "inputs": self.inputs,
+            "truth": self.truth,
         }
 
 
@@ -59,7 +62,7 @@ class PredictionFolder:
     """Writes one pair after the other, each file whole or not at all, so that a run that was killed can go on.
 
     As a context manager: objects.geojson is put together at the end. ``done`` holds the rows that an earlier run of
-    the same job left; their pairs need not be predicted again.
+    the same job left, unless ``resume`` is False; their pairs need not be predicted again.
     """
 
     def __init__(
@@ -73,15 +76,14 @@ class PredictionFolder:
         columns: Sequence[str] = (),
         probabilities: bool = False,
         overwrite: bool = False,
-        truth: dict[str, str] | None = None,
+        resume: bool = True,
     ):
         self.folder, self.classes = folder, classes
         self._draw, self._write_image = draw, write_image
         self._columns = (*COLUMNS, *columns)
         self._probabilities = probabilities
-        self.done = self._open(job.describe(), overwrite)
-        if truth:
-            self._write_json({**job.describe(), "truth": truth})
+        finished = self._open(job.describe(), overwrite)
+        self.done = finished if resume else {}
         self._features = folder / ".objects.jsonl"
 
     def _open(self, job: dict[str, Any], overwrite: bool) -> dict[str, dict[str, str]]:

@@ -70,7 +70,7 @@ class Detector:
         tile: int | None = None,
         overlap: int | None = None,
     ) -> Prediction:
-        """The change from ``before`` to ``after``, each a uint8 array H x W x C (or H x W), a path or a rasterio dataset.
+        """The change from ``before`` to ``after``, each a uint8 array H x W x C or H x W, a path or a rasterio dataset.
 
         The model's own threshold, tile and overlap hold where none is given. Images of any size are cut into
         overlapping tiles whose probabilities are blended. Raises DataError on images that the model cannot take or that
@@ -194,7 +194,7 @@ def predict_folder(
 
 @dataclass(frozen=True)
 class PredictedPair:
-    """A pair, its images, and what the model said in how many seconds, reading included where it had to be waited for."""
+    """A pair, its images, what the model said, and in how many seconds (with the wait for the images)."""
 
     pair: Pair
     images: LoadedPair
@@ -210,9 +210,7 @@ class FailedPair:
     error: str
 
 
-def predict_pairs(
-    detector: Detector, pairs: Sequence[Pair], **options: Any
-) -> Iterator[PredictedPair | FailedPair]:
+def predict_pairs(detector: Detector, pairs: Sequence[Pair], **options: Any) -> Iterator[PredictedPair | FailedPair]:
     """Predicts pair after pair while the next one is read; ``options`` are those of ``Detector.predict``.
 
     A pair that cannot be read does not end the stream.

@@ -61,7 +61,9 @@ class ChangeDetector(keras.Model):
         return model
 
 
-def build_change_detector(config: ModelConfig | str = "unet_diff", *, bands: int = 3, classes: int = 1) -> ChangeDetector:
+def build_change_detector(
+    config: ModelConfig | str = "unet_diff", *, bands: int = 3, classes: int = 1
+) -> ChangeDetector:
     """A change detector with random weights.
 
     ``config`` is an architecture's name or a typed model configuration; ``classes`` the number of output channels:
@@ -75,7 +77,7 @@ def build_change_detector(config: ModelConfig | str = "unet_diff", *, bands: int
     if isinstance(config, str):
         if config != "unet_diff":
             raise ValueError(f"architecture {config!r} does not exist, allowed is 'unet_diff'")
-        config = ModelConfig(architecture=config)
+        config = ModelConfig()
     if bands < 1 or classes < 1:
         raise ValueError(f"bands is {bands} and classes is {classes}, both must be 1 or more")
     encoder = config.encoder

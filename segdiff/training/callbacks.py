@@ -22,6 +22,60 @@ def save_detector(model: ChangeDetector, path: Path) -> None:
     temporary.replace(path)
 
 
+class TrainingError(RuntimeError):
+    """A run that could not go on; the message is one line."""
+
+
+class ShortBar(keras.callbacks.ProgbarLogger):
+    """Keras' progress bar with the few numbers that one follows."""
+
+    _SHOWN = ("loss", "f1", "val_loss", "val_f1")
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Moves the bar."""
+        super().on_train_batch_end(batch, self._short(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Ends the line of an epoch."""
+        super().on_epoch_end(epoch, self._short(logs))
+
+    def _short(self, logs):
+        return {name: logs[name] for name in self._SHOWN if name in logs}
+
+
+class EpochLines(keras.callbacks.Callback):
+    """A plain line an epoch, for logs and pipes."""
+
+    def __init__(self, say: Callable[[str], None], epochs: int):
+        super().__init__()
+        self.say, self.epochs = say, epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Says how the epoch went."""
+        self.say(
+            f"epoch {epoch + 1} of {self.epochs}: loss {logs['loss']:.4f}, val loss {logs['val_loss']:.4f}, "
+            f"val F1 {logs['val_f1']:.4f} at threshold {logs['val_threshold']:.3f}, "
+            f"{time.perf_counter() - self._began:.0f} s"
+        )
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends the run where the loss is no number any more; the best model so far stays."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the loss."""
+        if not np.isfinite(logs["loss"]):
+            step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            raise TrainingError(
+                f"the loss is {float(logs['loss'])} at step {step}; the best model so far is kept. "
+                "Lower train.learning_rate, or set train.precision to float32"
+            )
+
+
 class History(keras.callbacks.Callback):
     """One row an epoch in history.csv, rewritten whole each time; ``rows`` are those of a run that goes on."""
 

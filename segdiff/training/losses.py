@@ -1,6 +1,7 @@
 """Losses on logits, for one logit of change and for several classes, that leave pixels without truth out."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 from keras import ops
@@ -17,7 +18,7 @@ class ChangeLoss(keras.losses.Loss):
     the classes of change, without the background. A batch without a single true pixel has loss 0.
     """
 
-    def __init__(self, terms: Mapping[str, float], ignore: int = 255, name: str = "change_loss"):
+    def __init__(self, terms: Mapping[Any, float], ignore: int = 255, name: str = "change_loss"):
         unknown = set(terms) - set(_TERMS)
         if unknown or not terms:
             raise ValueError(f"loss terms are {sorted(terms)}, allowed are {sorted(_TERMS)}")

@@ -79,7 +79,9 @@ class ChangeScores(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Counts the pixels of a batch."""
         if sample_weight is not None:
-            raise ValueError("sample_weight is not taken: pixels count once each, those marked to be ignored not at all")
+            raise ValueError(
+                "sample_weight is not taken: pixels count once each, those marked to be ignored not at all"
+            )
         truth = ops.cast(y_true, "int32")
         probability, kind = change_of(y_pred, self.from_logits)
         level = ops.minimum(ops.cast(ops.floor(probability * BINS), "int32"), BINS - 1)

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,26 +15,29 @@ import numpy as np
 from data_pipelines.augmentation import Augmentation
 from data_pipelines.layouts import DataError, Pair, find_pairs
 from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches, whole_image_batches
-from data_pipelines.validation import CheckReport, check
+from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import Config, ConfigError, dump_config, load_config
 from segdiff.models.change_detector import ChangeDetector, build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.models.precision import choose_precision, with_precision
-from segdiff.training.callbacks import Backup, History, KeepBest, Pictures, read_history, restore_backup, save_detector
+from segdiff.training.callbacks import (
+    Backup,
+    EpochLines,
+    History,
+    KeepBest,
+    Pictures,
+    ShortBar,
+    StopOnNaN,
+    read_history,
+    restore_backup,
+    save_detector,
+)
 from segdiff.training.losses import ChangeLoss
 from segdiff.training.metrics import ChangeScores, class_scores
 from segdiff.training.schedules import warmup_cosine
 
 DrawPair = Callable[..., np.ndarray]
 """(before, after, mask, truth, classes=names) -> RGB picture, for TensorBoard."""
-
-
-class FaultyDataError(DataError):
-    """Data with faults; ``reports`` name them all."""
-
-    def __init__(self, reports: Sequence[CheckReport]):
-        super().__init__(f"{sum(len(report.faults) for report in reports)} faults in the data")
-        self.reports = tuple(reports)
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,12 @@ class TrainingData:
 
 
 def train(
-    config: Config, run: Path, *, resume: bool = False, draw: DrawPair, say: Callable[[str], None], verbose: int
+    config: Config, run: Path, *, resume: bool = False, draw: DrawPair, say: Callable[[str], None], bar: bool
 ) -> dict[str, object]:
     """Trains into the run folder and returns what is in its metrics.json.
 
-    ``draw`` makes the pictures for TensorBoard, ``say`` takes lines for a person, ``verbose`` is that of ``fit``: 0
-    silent, 1 a bar, 2 a line an epoch. Raises ConfigError on a run folder that may not be used and on a configuration
+    ``draw`` makes the pictures for TensorBoard, ``say`` takes lines for a person; ``bar`` shows Keras' progress bar
+    instead of a line an epoch. Raises ConfigError on a run folder that may not be used and on a configuration
     that does not fit the data, FaultyDataError on data with faults.
     """
     _claim(run, config, resume)
@@ -113,8 +116,10 @@ def train(
         epochs=config.train.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         validation_data=val_batches,
-        verbose=verbose,
+        verbose=int(bar),
         callbacks=[
+            ShortBar() if bar else EpochLines(say, config.train.epochs),
+            StopOnNaN(),
             *moving_average,
             Backup(run / "backup"),
             History(run / "history.csv", rows),
@@ -123,7 +128,7 @@ def train(
             Pictures(run / "tensorboard" / "pictures", pictures),
         ],
     )
-    return _conclude(run, data, best, rows, val_batches, precision)
+    return _conclude(run, config, data, best, rows, val_batches, precision)
 
 
 def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
@@ -133,6 +138,7 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
     reports = [check(find_pairs(Path(root.path)), ignore=config.data.ignore) for root in config.data.root]
     if any(report.faults for report in reports):
         raise FaultyDataError(reports)
+    codings = [report.coding for report in reports if report.coding is not None]
     for report in reports:
         for warning in report.warnings:
             say(f"warning: {report.data.root}: {warning}")
@@ -143,9 +149,9 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
 
     pairs: list[LabelledPair] = []
     train, val = [], []
-    for report in reports:
+    for report, coding in zip(reports, codings, strict=True):
         first = len(pairs)
-        pairs += [LabelledPair(pair, report.coding) for pair in report.data.pairs]
+        pairs += [LabelledPair(pair, coding) for pair in report.data.pairs]
         here = range(first, len(pairs))
         chosen = {split: [k for k in here if pairs[k].pair.split == split] for split in ("train", "val", "all")}
         to_train, to_val = chosen["train"] or chosen["all"], chosen["val"]
@@ -155,7 +161,7 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
             raise DataError(f"{report.data.root}: has no train split, only {', '.join(report.data.splits)}")
         train.append(tuple(to_train))
         val.append(tuple(to_val))
-    classes = _classes(config, [report.coding.classes for report in reports])
+    classes = _classes(config, [coding.classes for coding in codings])
     return TrainingData(tuple(pairs), tuple(train), tuple(val), classes)
 
 
@@ -309,13 +315,19 @@ def qualified_name(pair: Pair, root: int | None) -> str:
 
 
 def _conclude(
-    run: Path, data: TrainingData, best: KeepBest, rows: list[dict[str, float]], val_batches, precision: str
+    run: Path,
+    config: Config,
+    data: TrainingData,
+    best: KeepBest,
+    rows: list[dict[str, float]],
+    val_batches,
+    precision: str,
 ) -> dict[str, object]:
     """Chooses the threshold of the best model on the validation pairs, stores it in the model, writes the metrics."""
     model = load_model(run / "model.keras")
     counts = ChangeScores(len(data.classes))
     fast = with_precision(model, precision)
-    fast.compile(metrics=[counts])
+    fast.compile(loss=ChangeLoss(config.train.loss), metrics=[counts], jit_compile=False)
     fast.evaluate(val_batches, verbose=0)
     scores = {name: float(value) for name, value in counts.result().items()}
     model.settings = replace(model.settings, threshold=scores["threshold"])
