@@ -1,0 +1,24 @@
+# make demo | test | lint: each makes .venv and installs what it needs by itself; a second run skips that.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+demo: .venv/installed
+	$(BIN)/segdiff demo --overwrite
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n auto
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"segdiff needs Python 3.11 to 3.13, {sys.executable} is {v[0]}.{v[1]}: name another with make PYTHON=..." if not (3, 11) <= v <= (3, 13) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs
