@@ -74,6 +74,7 @@ def _geometry(flip: bool, scale: float, rotate: float) -> list[A.BasicTransform]
         transforms.append(
             A.Affine(
                 scale=(1 - scale, 1 + scale),
+                keep_ratio=True,
                 rotate=(-rotate, rotate),
                 interpolation=cv2.INTER_LINEAR,
                 mask_interpolation=cv2.INTER_NEAREST,

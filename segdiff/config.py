@@ -34,7 +34,7 @@ class AugmentationConfig(_Section):
     brightness: float = Field(0.2, ge=0, le=1, description="largest change of brightness, of the full range")
     contrast: float = Field(0.2, ge=0, le=1, description="largest relative change of contrast")
     hue: float = Field(0.0, ge=0, le=0.5, description="largest turn of hue, of the full circle (3 bands only)")
-    saturation: float = Field(0.0, ge=0, le=1, description="largest relative change of saturation (3 bands only)")
+    saturation: float = Field(0.0, ge=0, le=1, description="largest change of saturation, of the full range (3 bands only)")
     noise: float = Field(0.0, ge=0, le=0.5, description="largest deviation of Gaussian noise, of the full range")
     blur: float = Field(0.0, ge=0, le=10, description="largest deviation of Gaussian blur, in pixels")
     jpeg: int | None = Field(None, ge=5, le=100, description="lowest quality of JPEG compression; null: none")
@@ -59,7 +59,9 @@ class DataConfig(_Section):
     ignore: int | None = Field(None, ge=0, le=255, description="mask value of pixels without truth")
     crop: int = Field(256, ge=16, le=4096, description="side of the training crops, in pixels")
     positive_crop_fraction: float = Field(0.5, ge=0, le=1, description="share of the crops laid around a changed pixel")
-    cache: Literal["memory", "disk", "none"] = Field("memory", description="where decoded images are kept")
+    cache: Literal["memory", "disk", "none"] = Field(
+        "memory", description="where decoded images are kept: memory, disk or none"
+    )
     augmentation: AugmentationConfig = AugmentationConfig()
 
 
@@ -81,13 +83,15 @@ class EncoderConfig(_Section):
 class ModelConfig(_Section):
     """The change detector."""
 
-    architecture: Literal["unet_diff"] = "unet_diff"
+    architecture: Literal["unet_diff"] = Field("unet_diff", description="which network")
     encoder: EncoderConfig = EncoderConfig()
     shared_encoder: bool = Field(True, description="one encoder for both images, or one each")
     align: Literal["strict", "crop", "resize", "crop_resize"] = Field(
         "strict", description="of maps that differ in size"
     )
-    difference: Literal["signed", "absolute", "squared", "normalized", "concatenated"] = "concatenated"
+    difference: Literal["signed", "absolute", "squared", "normalized", "concatenated"] = Field(
+        "concatenated", description="of before and after; concatenated: both maps and their signed difference"
+    )
     decoder_channels: tuple[int, ...] | None = Field(
         None, description="one per level but the deepest, finest first; default: the encoder's"
     )
@@ -108,18 +112,20 @@ LossName = Literal["cross_entropy", "focal", "dice", "tversky", "lovasz"]
 class TrainConfig(_Section):
     """How the detector is fitted."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, description="validations, and chances to be the best model")
     batch: int = Field(8, ge=1, description="crops a step")
     crops_per_epoch: int | None = Field(None, ge=1, description="default: as many as there are training pairs")
     learning_rate: float = Field(1e-3, gt=0, description="highest rate, reached after the warm-up")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW, biases and normalization left out")
     ema: float = Field(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0: none")
     loss: Annotated[dict[LossName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
-        {"cross_entropy": 1.0, "dice": 1.0}, description="weighted sum of losses"
+        {"cross_entropy": 1.0, "dice": 1.0}, description="weighted sum of cross_entropy, focal, dice, tversky, lovasz"
     )
     early_stopping: int | None = Field(None, ge=1, description="stop after this many epochs without a better val F1")
-    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "auto", description="of the computation; auto: what suits the processor"
+    )
     init_from: str | None = Field(None, description="a model to start from: its weights whole, or its encoder's")
 
 
@@ -177,7 +183,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     *sections, last = key.split(".")
     section = values
     for name in sections:
-        below = section.setdefault(name, {})
+        if section.get(name) is None:  # absent, or a section left empty
+            section[name] = {}
+        below = section[name]
         if not isinstance(below, dict):
             raise ConfigError(f"--set {override}: {name} is a value, it has no {last}")
         section = below

@@ -85,9 +85,9 @@ def build_change_detector(
 
     before = keras.Input((None, None, bands), name="before")
     after = keras.Input((None, None, bands), name="after")
-    # 0..255 does not survive mixed precision where a band has fractions: rescaled in float32
+    # 0..255 does not survive mixed precision where a band has fractions: padded and rescaled in float32
     rescale = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescale")
-    pad = PadToMultiple(stride, name="pad")
+    pad = PadToMultiple(stride, dtype="float32", name="pad")
 
     def new_encoder(name: str) -> keras.Model:
         return unet_encoder(bands, encoder.channels, norm=encoder.norm, dropout=encoder.dropout, name=name)

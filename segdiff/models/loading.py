@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def load_model(model: str | Path) -> ChangeDetector:
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, ValueError, OSError) as error:
         raise ModelError(f"{path}: is not a .keras model file, or it is broken ({error})") from error
     if not isinstance(config, dict) or config.get("registered_name") != "segdiff>ChangeDetector":
         raise ModelError(f"{path}: is a Keras model, but no segdiff change detector")
@@ -53,7 +54,7 @@ def load_model(model: str | Path) -> ChangeDetector:
             raise ModelError(f"{path}: names code of {module!r}; only Keras and segdiff layers are loaded")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 

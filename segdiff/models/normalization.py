@@ -11,13 +11,15 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalization over the last axis of N x H x W x C, by TensorFlow's fused kernel.
 
     Outside XLA Keras computes moments, scale and shift one after the other, each a pass over memory. The weights, the
-    saved format and the numbers are those of Keras; its own code runs on other backends, ranks, axes and with masks.
+    saved format and the numbers are those of Keras; its own code runs on other backends, ranks, axes,
+    with masks and where ``renorm`` or ``synchronized`` is asked for.
     """
 
     def call(self, inputs, training=None, mask=None):
         """Normalized N x H x W x C in the compute dtype."""
         x = ops.cast(inputs, self.compute_dtype)
         fits = len(x.shape) == 4 and self.axis in (-1, 3) and self.center and self.scale and mask is None
+        fits = fits and not (self.synchronized or self.renorm)
         if keras.backend.backend() != "tensorflow" or not fits or isinstance(x, keras.KerasTensor):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf

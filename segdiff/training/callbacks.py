@@ -68,6 +68,13 @@ class StopOnNaN(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Looks at the loss."""
+        self._look(logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        """Looks at the loss in validation: the last step of an epoch may have broken the weights."""
+        self._look(logs)
+
+    def _look(self, logs):
         if not np.isfinite(logs["loss"]):
             step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
             raise TrainingError(

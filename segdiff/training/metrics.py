@@ -84,6 +84,8 @@ class ChangeScores(keras.metrics.Metric):
             )
         truth = ops.cast(y_true, "int32")
         probability, kind = change_of(y_pred, self.from_logits)
+        # a probability that is no number has no place in the counts and would stop the step before the loss can tell
+        probability = ops.where(ops.isnan(probability), 0.0, probability)
         level = ops.minimum(ops.cast(ops.floor(probability * BINS), "int32"), BINS - 1)
         size = self.classes * (self.classes - 1) * BINS
         index = (truth * (self.classes - 1) + kind) * BINS + level
@@ -93,7 +95,10 @@ class ChangeScores(keras.metrics.Metric):
 
     def result(self):
         """The scores at the best threshold; multi-class: the best for the mean F1 of the classes of change."""
-        best = ops.argmax(self._f1_by_threshold())
+        f1 = self._f1_by_threshold()
+        # thresholds between which no probability lies tie: the one nearest to 1/2 leaves room on both sides
+        away = ops.abs(ops.arange(BINS) - BINS // 2)
+        best = ops.argmin(ops.where(ops.equal(f1, ops.max(f1)), away, BINS))
         scores = confusion_scores(self._confusion(best))
         return {**scores, "threshold": ops.cast(best, "float64") / BINS}
 

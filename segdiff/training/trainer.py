@@ -62,6 +62,7 @@ def train(
     """
     _claim(run, config, resume)
     data = read_data(config, say)
+    augmentation = _augmentation(config)
     seed = _seed(config, run)
     keras.utils.set_random_seed(seed)
 
@@ -87,6 +88,9 @@ def train(
         ema_momentum=config.train.ema or 0.99,
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if precision == "mixed_float16":
+        # small gradients vanish in float16; Keras scales the loss by itself only where the model's own policy says so
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer=optimizer,
         loss=ChangeLoss(config.train.loss),
@@ -99,7 +103,6 @@ def train(
         say(f"going on at epoch {start + 1} of {config.train.epochs}")
     _write_run(run, config, data, seed, precision)
 
-    augmentation = Augmentation(bands=config.data.bands, **config.data.augmentation.model_dump())
     batches = training_batches(store, plan, augmentation, first_step=start * plan.steps_per_epoch, steps=steps)
     examples = [store[index] for index in val_indices[:4]]
 
@@ -182,6 +185,13 @@ def _classes(config: Config, found: list[int]) -> tuple[str, ...]:
             raise ConfigError(f"data.classes: names {len(names)} classes, the masks hold {most}: 0 to {most - 1}")
         return names
     return ("background", "change") if most == 2 else ("background", *(f"class {k}" for k in range(1, most)))
+
+
+def _augmentation(config: Config) -> Augmentation:
+    try:
+        return Augmentation(bands=config.data.bands, **config.data.augmentation.model_dump())
+    except ValueError as error:
+        raise ConfigError(f"data.augmentation: {error}") from error
 
 
 def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:

@@ -357,6 +357,10 @@ def test_only_changed_files_are_decoded_again(tmp_path: Path, monkeypatch: pytes
     first, report = _decoded(monkeypatch, root)
     assert first == ["A/x.tif", "A/y.png", "B/x.png", "B/y.png", "label/x.png", "label/y.png"]
     assert _decoded(monkeypatch, root) == ([], report)
+    remembered = scanning.scan_files(find_pairs(root))
+    with monkeypatch.context() as patch:
+        patch.setenv("SEGDIFF_CACHE", str(tmp_path.with_name("fresh")))
+        assert scanning.scan_files(find_pairs(root)) == remembered
 
     save(root / "label" / "y.png", mask_of(255, 3))
     again, report = _decoded(monkeypatch, root)
