@@ -149,7 +149,8 @@ def recognise_coding(
 
     Of 0/1, 0/255, 0/1/255 (255 = ignore) and class indices 0..31 the one is taken that most files conform to; among
     equals that of most pixels in conforming files, then the earlier. With `ignore` given, that value is put aside first
-    and no other is ignored. Files of zeros alone say nothing; None where no file with another value conforms to any.
+    and no other is ignored; without it, 0/1/255 is considered only where one file holds both 1 and 255. Files of zeros
+    alone say nothing; None where no file with another value conforms to any.
     """
     histograms = list(histograms)
     telling = [counts for counts in histograms if set(counts) - {0, ignore}]
@@ -164,7 +165,8 @@ def recognise_coding(
         ("0/1", (0, 1), 255),
         ("class indices", tuple(range(HIGHEST_INDEX + 1)), ignore),
     ]
-    if ignore is not None:
+    # 0/255 and 0/1 mixed up in one data set are no 0/1/255: all change of the former would be ignored unseen
+    if ignore is not None or not any({1, 255} <= set(counts) for counts in telling):
         candidates.pop(2)
     conforming = [
         [counts for counts in telling if set(counts) <= {*values, ignored}] for _, values, ignored in candidates
@@ -183,11 +185,6 @@ def recognise_coding(
         name = f"class indices 0..{max(seen)}"
         if gaps := sorted(set(values) - seen):
             warnings.append(f"{name}, but no mask holds {_words(gaps)}: is the highest a mistake?")
-    if ignored == 255 and ignore is None and not any({1, 255} <= set(counts) for counts in files):
-        warnings.append(
-            "masks of 0/1 and masks of 0/255 side by side: taken as 0/1 with 255 = ignore; "
-            "if 255 is change in some of them, store 1 for it"
-        )
     return _coding(name, values, ignored), warnings
 
 

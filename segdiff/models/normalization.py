@@ -47,7 +47,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 def normalize(x, norm: str, *, name: str):
     """Batch or group normalization of N x H x W x C, or none."""
     if norm == "batch":
-        return FusedBatchNormalization(momentum=0.95, epsilon=1e-3, name=name)(x)
+        return FusedBatchNormalization(momentum=0.98, epsilon=1e-3, name=name)(x)
     if norm == "group":
         return keras.layers.GroupNormalization(math.gcd(x.shape[-1], 8), name=name)(x)
     if norm == "none":

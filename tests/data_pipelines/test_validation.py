@@ -256,7 +256,6 @@ def test_masks_of_no_coding_at_all(tmp_path: Path):
     ("histograms", "said"),
     [
         ([{0: 9}], "no mask holds any change"),
-        ([{0: 9, 1: 9}, {0: 9, 255: 9}], "masks of 0/1 and masks of 0/255 side by side"),
         ([{0: 9, 1: 9}, {7: 1}], "no mask holds values 2, 3, 4, 5, 6"),
         ([{0: 9, 1: 9, 255: 9}], None),
         ([{0: 9, 1: 9, 2: 1}], None),
@@ -269,6 +268,15 @@ def test_doubtful_codings_are_warned_of(histograms, said: str | None):
     assert said is None or said in warnings[0]
 
 
+def test_two_codings_mixed_are_never_taken_for_an_ignore_value(tmp_path: Path):
+    root = write_set(tmp_path, {"a": mask_of(0, 255), "b": mask_of(0, 255), "c": mask_of(0, 1)})
+    report = check(find_pairs(root))
+    assert report.coding is not None
+    assert (report.coding.name, report.coding.ignore) == ("0/255", None)
+    assert [(fault.path.stem, "odd mask value 1" in fault.problem) for fault in report.faults] == [("c", True)]
+    assert check(find_pairs(root), ignore=255).faults == ()
+
+
 BINARY = st.sampled_from([(1, None), (255, None), (1, 255), (255, 128)])
 
 
@@ -276,7 +284,7 @@ BINARY = st.sampled_from([(1, None), (255, None), (1, 255), (255, 128)])
 @given(coding=BINARY, truth=st.lists(st.lists(st.sampled_from([0, 1, IGNORE]), min_size=4, max_size=9), min_size=1))
 def test_stored_masks_decode_to_the_truth_they_were_stored_from(coding: tuple[int, int | None], truth: list[list[int]]):
     change, ignored = coding
-    truth = [[0, 1, 0, 1], *truth]  # at least one mask shows both classes
+    truth = [[0, 1, IGNORE, 1], *truth]  # at least one mask shows everything
     if ignored is None:
         truth = [[value for value in mask if value != IGNORE] or [0] for mask in truth]
     raws = [np.array([{0: 0, 1: change, IGNORE: ignored}[value] for value in mask], np.uint8) for mask in truth]
