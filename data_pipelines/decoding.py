@@ -100,8 +100,30 @@ def read_image(path: Path, bands: int | None = None) -> np.ndarray:
     image = strips[0] if len(strips) == 1 else np.concatenate(strips)
     if bands is None or bands == image.shape[2]:
         return image
+    return _with_bands(path, image, bands, alpha=read_info(path).alpha)
+
+
+def read_dataset(source: Any, bands: int | None = None) -> np.ndarray:
+    """`read_image` of a dataset that rasterio has open: a file of any driver, one in memory, a warped view."""
+    path, info = Path(source.name), dataset_info(source)
+    _require_uint8(path, info.dtype)
+    image = np.concatenate(list(_tiff_strips(path, source)))
+    colours = _tiff_palette(source)
+    image = image if colours is None else colours[image[..., 0]]
+    if bands is None or bands == image.shape[2]:
+        return image
+    return _with_bands(path, image, bands, alpha=info.alpha)
+
+
+def dataset_info(source: Any) -> ImageInfo:
+    """`read_info` of a dataset that rasterio has open."""
+    return _tiff_info(Path(source.name), source)
+
+
+def _with_bands(path: Path, image: np.ndarray, bands: int, *, alpha: bool) -> np.ndarray:
+    """H x W x C with as many channels as wanted, where nothing is lost by it, else DecodeError."""
     stored = image.shape[2]
-    if read_info(path).alpha:
+    if alpha:
         if not is_opaque(image):
             raise DecodeError(path, f"{stored} bands where {bands} are wanted, and {TRANSPARENT}")
         image = image[..., :-1]

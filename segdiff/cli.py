@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""The class of every wrong call, which typer does not export."""
+
 app = typer.Typer(
     help="Find what changed between two pictures of the same place or thing.",
     epilog="Begin with: segdiff demo",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -42,7 +45,7 @@ Threshold = Annotated[
 ]
 Tile = Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels; default: the model's.")]
 Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels that tiles share; default: the model's.")]
-Ignore = Annotated[int | None, typer.Option(min=0, max=255, help="Mask value of pixels without truth.")]
+Ignore = Annotated[int | None, typer.Option(min=1, max=255, help="Mask value of pixels without truth.")]
 
 
 class _Screen:
@@ -99,13 +102,19 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} {self._unit}/s", style="cyan")
 
 
-@app.callback()
-def _segdiff(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"segdiff {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _segdiff(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(rich_help_panel="First steps")
@@ -123,16 +132,22 @@ def demo(
     from segdiff.config import ConfigError, load_config
 
     screen = _Screen(as_json, quiet)
-    data, run, predictions = out / "data", out / "run", out / "predictions"
-    if any(folder.exists() for folder in (data, run, predictions)):
+    run, data, predictions = out, out / "data", out / "predictions"
+    if out.exists() and any(out.iterdir()):
+        drawn = [image.name.startswith((".", "scene_")) for image in (data / "A").glob("*")]
+        if not all(drawn) or not data.exists():
+            raise ConfigError(f"{out}: is not empty and holds no demo; name another folder with --out")
         if not overwrite:
             raise ConfigError(f"{out}: holds an earlier demo; name another folder with --out, or --overwrite")
-        for folder in (data, run, predictions):
-            shutil.rmtree(folder, ignore_errors=True)
+        for name in DEMO_MAKES:
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
     screen.say("1 of 4: drawing pairs of aerial scenes, some buildings of which change")
     _draw_pairs(screen, data, pairs=DEMO_PAIRS, size=256, seed=0)
     screen.say("2 of 4: training a change detector on them")
-    config = load_config(_config_file("demo"), [f"data.root={data}"])
+    config = load_config(_config_file("demo"), [f"data.root={json.dumps(str(data))}"])
     _train(screen, config, run, resume=False)
     screen.say("3 of 4: evaluating it on the pairs kept for validation")
     scores = _evaluate(screen, run, data, split="val", out=None, ignore=None, overwrite=False)
@@ -150,7 +165,11 @@ def demo(
     screen.result({**scores, "files": looks}, render)
 
 
-DEMO_PAIRS = 160
+DEMO_PAIRS = 240
+DEMO_MAKES = (
+    "data", "predictions", "config.yaml", "environment.json", "history.csv", "metrics.json", "curves.png",
+    "model.keras", "list", "tensorboard", "backup",
+)  # fmt: skip
 
 
 @app.command(rich_help_panel="First steps")
@@ -167,7 +186,8 @@ def synth(
     screen = _Screen(as_json, quiet)
     _draw_pairs(screen, out, pairs, size, seed)
     screen.result(
-        {"out": out, "pairs": pairs, "size": size, "seed": seed}, lambda c: c.print(f"{pairs} pairs in {out}")
+        {"out": out, "pairs": pairs, "size": size, "seed": seed},
+        lambda console: console.print(f"{pairs} pairs in {out}", markup=False),
     )
 
 
@@ -209,7 +229,8 @@ def _checked(screen: _Screen, data: Path, ignore: int | None) -> "CheckReport":
 
 def _render_report(console: Console, report: "CheckReport") -> None:
     coding = "not recognised" if report.coding is None else f"{report.coding.name}, {report.coding.classes} classes"
-    console.print(f"[bold]{report.data.root}[/bold]  layout {report.data.layout}; masks {coding}")
+    console.print(str(report.data.root), markup=False, style="bold", end="  ")
+    console.print(f"layout {report.data.layout}; masks {coding}", markup=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("split", "pairs", "sizes", "bands", "dtypes", "change", "classes"):
         table.add_column(column, justify="right" if column in ("pairs", "change") else "left", overflow="fold")
@@ -256,13 +277,14 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a change detector into a run folder; the data are checked first."""
-    _import_tensorflow(debug)
     from segdiff.config import load_config
 
     screen = _Screen(as_json, quiet)
     file = _config_file(config)
     run = Path("runs") / file.stem if out is None else out
-    metrics = _train(screen, load_config(file, overrides or ()), run, resume)
+    job = load_config(file, overrides or ())
+    _import_tensorflow(debug)
+    metrics = _train(screen, job, run, resume)
 
     def render(console: Console) -> None:
         _render_scores(console, metrics)
@@ -333,6 +355,7 @@ def _evaluate(
     ignore: int | None,
     overwrite: bool,
 ) -> dict[str, Any]:
+    from data_pipelines.layouts import DataError
     from data_pipelines.validation import FaultyDataError
     from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
     from segdiff.inference.folder import Job, PredictionFolder
@@ -343,10 +366,14 @@ def _evaluate(
     report = _checked(screen, data, ignore)
     if report.faults or report.coding is None:
         raise FaultyDataError([report])
-    detector = load(model)
     chosen, pairs = split_pairs(report.data, split, model)
+    detector = load(model)
     classes = detector.settings.classes
-    truth, board = Truth(report.coding, len(classes)), Scoreboard(classes)
+    try:
+        truth = Truth(report.coding, len(classes))
+    except DataError as error:
+        raise DataError(f"{data}: {error}") from error
+    board = Scoreboard(classes)
     screen.say(f"{len(pairs)} pairs of split {chosen}, threshold {detector.settings.threshold:.3f}")
     errors: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
@@ -361,15 +388,18 @@ def _evaluate(
             stack.enter_context(folder)
         update = stack.enter_context(screen.progress("evaluating"))
         for done, result in enumerate(predict_pairs(detector, pairs), start=1):
-            if isinstance(result, FailedPair):
-                errors[result.pair.name] = result.error
-                if folder:
-                    folder.fail(result.pair.name, result.error)
-            else:
+            try:
+                if isinstance(result, FailedPair):
+                    raise DataError(result.error)
                 true = truth.read(result.pair)
                 scores = board.add(result.prediction, true)
                 if folder:
                     folder.add(result.pair, result.images, result.prediction, result.seconds, true, scores)
+            except DataError as error:
+                errors[result.pair.name] = str(error)
+                screen.say(f"failed: {error}")
+                if folder:
+                    folder.fail(result.pair.name, str(error))
             update(done, len(pairs))
     return {
         "model": detector.path,
@@ -389,7 +419,7 @@ def _render_scores(console: Console, scores: dict[str, Any]) -> None:
         table.add_column({"f1": "F1", "iou": "IoU"}.get(column, column), justify="right")
     if len(scores["classes"]) > 2:
         for name, values in list(scores["classes"].items())[1:]:
-            table.add_row(name, *(f"{values[column]:.4f}" for column in columns), "", "")
+            table.add_row(Text(name), *(f"{values[column]:.4f}" for column in columns), "", "")
     label = "mean" if len(scores["classes"]) > 2 else "change"
     table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
     console.print(table)
@@ -412,8 +442,12 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Predict the change of a pair, or of two folders of images of any size, into a prediction folder."""
+    from data_pipelines.layouts import DataError, match_pairs
+
+    data = match_pairs(before, after)
+    if empty := [str(fault) for fault in data.faults if fault.path.is_dir()]:
+        raise DataError("; ".join(empty))
     _import_tensorflow(debug)
-    from data_pipelines.layouts import match_pairs
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
@@ -421,7 +455,6 @@ def predict(
     from segdiff.visualization.overlays import write_image
 
     screen = _Screen(as_json, quiet)
-    data = match_pairs(before, after)
     detector = load(model)
     options = {"threshold": threshold, "tile": tile, "overlap": overlap}
     try:
@@ -440,30 +473,35 @@ def predict(
     pairs = [pair for pair in data.pairs if pair.name not in folder.done]
     if folder.done:
         screen.say(f"{len(folder.done)} pairs are done already, {len(pairs)} are left")
-    failed, changed = 0, 0.0
+    failed: dict[str, str] = {}
+    for fault in data.faults:
+        failed[fault.path.stem] = "; ".join(filter(None, (failed.get(fault.path.stem), str(fault))))
+    fractions = [float(row["changed_fraction"]) for row in folder.done.values()]
     with folder, screen.progress("predicting") as update:
-        for fault in data.faults:
-            folder.fail(fault.path.stem, str(fault))
-            failed += 1
+        for name, problem in failed.items():
+            folder.fail(name, problem)
+            screen.say(f"failed: {problem}")
         for done, result in enumerate(predict_pairs(detector, pairs, **options), start=1):
-            if isinstance(result, FailedPair):
-                folder.fail(result.pair.name, result.error)
-                screen.say(f"failed: {result.error}")
-                failed += 1
-            else:
+            try:
+                if isinstance(result, FailedPair):
+                    raise DataError(result.error)
                 row = folder.add(result.pair, result.images, result.prediction, result.seconds)
-                changed += float(row["changed_fraction"])
+                fractions.append(float(row["changed_fraction"]))
+            except DataError as error:
+                failed[result.pair.name] = str(error)
+                folder.fail(result.pair.name, str(error))
+                screen.say(f"failed: {error}")
             update(done, len(pairs))
     summary = {
         "out": out,
-        "predicted": len(data.pairs) - failed + len(data.faults),
+        "predicted": len(fractions),
         "failed": failed,
-        "mean_changed_fraction": changed / max(len(pairs) - failed, 1),
+        "mean_changed_fraction": sum(fractions) / max(len(fractions), 1),
     }
 
     def render(console: Console) -> None:
         done = summary["predicted"]
-        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {failed} failed", style="bold")
+        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {len(failed)} failed", style="bold")
         for name in ("overlays", "masks", "objects.geojson", "summary.csv"):
             console.print(f"  {out / name}", markup=False)
 
@@ -474,39 +512,88 @@ def predict(
 
 @app.command(rich_help_panel="Prediction")
 def overlay(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Image.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image.")],
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask: 0/1, 0/255 or class indices.")],
-    out: Annotated[Path, typer.Option(metavar="OUT", help="Picture (.jpg, .png), or a folder for it.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Image, or folder of images.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image, or folder: files pair by stem.")],
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask or folder: 0/1, 0/255 or class indices.")],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Picture (.jpg, .png) of a pair, or a folder.")],
     truth: Annotated[
-        Path | None, typer.Option(metavar="LABEL", help="True mask: shows true, false and missed.")
+        Path | None, typer.Option(metavar="LABEL", help="True mask or folder: shows true, false and missed.")
     ] = None,
     ignore: Ignore = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show a mask over its images: before, after, and the contour of the change."""
-    from data_pipelines.decoding import read_image
+    """Show masks over their images: before, after, and the contour of the change."""
+    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError, match_pairs
+    from segdiff.config import ConfigError
+
+    screen = _Screen(as_json, quiet)
+    suffix, writable = out.suffix.lower(), (".jpg", ".jpeg", ".png")
+    if suffix not in writable and suffix in (*IMAGE_SUFFIXES, ".gif", ".pdf", ".svg"):
+        raise ConfigError(
+            f"{out}: pictures are written as {', '.join(writable)}; without such an ending OUT is a folder"
+        )
+    data = match_pairs(before, after)
+    folders = after.is_dir()
+    for path in (mask, truth):
+        if path is not None and path.exists() and path.is_dir() != folders:
+            kind = "folders" if folders else "files"
+            raise ConfigError(f"{path}: {before} and {after} are {kind}, so masks and truth must be {kind} too")
+    if folders and suffix in writable:
+        raise ConfigError(f"{out}: is one picture, {after} is a folder of images; name a folder with --out")
+    failed = {fault.path.stem: str(fault) for fault in data.faults}
+    drawn = []
+    with screen.progress("drawing") as update:
+        for done, pair in enumerate(data.pairs, start=1):
+            try:
+                shown = _of_stem(mask, pair.name) if folders else mask
+                true = _of_stem(truth, pair.name) if folders and truth else truth
+                file = out if suffix in writable else out / f"{pair.name}.jpg"
+                _draw_overlay(pair.before, pair.after, shown, true, ignore, file)
+                drawn.append(file)
+            except DataError as error:
+                if not folders:
+                    raise
+                failed[pair.name] = str(error)
+            update(done, len(data.pairs))
+    for problem in failed.values():
+        _complain(problem)
+    screen.result({"out": out, "files": drawn, "failed": failed}, lambda console: console.print(str(out), markup=False))
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _of_stem(folder: Path, stem: str) -> Path:
+    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
+
+    for suffix in IMAGE_SUFFIXES:
+        if (folder / f"{stem}{suffix}").is_file():
+            return folder / f"{stem}{suffix}"
+    raise DataError(f"{folder}: has no mask {stem}.png for the pair {stem}; add it")
+
+
+def _draw_overlay(before: Path, after: Path, mask: Path, truth: Path | None, ignore: int | None, file: Path) -> None:
+    import numpy as np
+
+    from data_pipelines import IGNORE
+    from data_pipelines.decoding import read_image, read_mask
     from data_pipelines.layouts import DataError
     from data_pipelines.validation import read_lone_mask
-    from segdiff.config import ConfigError
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
-    screen = _Screen(as_json, quiet)
-    if out.suffix and out.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise ConfigError(f"{out}: pictures are written as .jpg, .jpeg or .png; a name without suffix is a folder")
-    file = out if out.suffix else out / f"{mask.stem}.jpg"
     shown = read_lone_mask(mask, ignore)
     true = None if truth is None else read_lone_mask(truth, ignore)
+    if true is not None and set(np.unique(read_mask(mask))) <= {0, 255}:
+        # a mask that tells change from none is right wherever the truth has any class
+        true = np.where((true > 0) & (true != IGNORE), np.uint8(1), true)
     try:
         picture = draw(read_image(before), read_image(after), shown, true)
     except ValueError as error:
-        raise DataError(f"{mask}: {error}") from error
+        raise error if isinstance(error, DataError) else DataError(f"{mask}: {error}") from error
     file.parent.mkdir(parents=True, exist_ok=True)
     write_image(file, picture)
-    screen.result({"out": file}, lambda console: console.print(str(file), markup=False))
 
 
 def main() -> None:
@@ -519,10 +606,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         sys.exit(_status_of(error))
 
 
@@ -565,6 +652,10 @@ def _status_of(error: Exception) -> int:
         for fault in report.faults:
             _complain(str(fault))
     line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, _USAGE_ERROR):
+        command = error.ctx.command_path if error.ctx else "segdiff"
+        _complain(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help")
+        return WRONG_CALL
     if isinstance(error, DataError):
         _complain(line)
         return FAULTS

@@ -34,7 +34,9 @@ class AugmentationConfig(_Section):
     brightness: float = Field(0.2, ge=0, le=1, description="largest change of brightness, of the full range")
     contrast: float = Field(0.2, ge=0, le=1, description="largest relative change of contrast")
     hue: float = Field(0.0, ge=0, le=0.5, description="largest turn of hue, of the full circle (3 bands only)")
-    saturation: float = Field(0.0, ge=0, le=1, description="largest change of saturation, of the full range (3 bands only)")
+    saturation: float = Field(
+        0.0, ge=0, le=1, description="largest change of saturation, of the full range (3 bands only)"
+    )
     noise: float = Field(0.0, ge=0, le=0.5, description="largest deviation of Gaussian noise, of the full range")
     blur: float = Field(0.0, ge=0, le=10, description="largest deviation of Gaussian blur, in pixels")
     jpeg: int | None = Field(None, ge=5, le=100, description="lowest quality of JPEG compression; null: none")

@@ -1,6 +1,6 @@
 """How well a model does on pairs whose truth is known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ class Truth:
 
     def __post_init__(self) -> None:
         if self.classes > 2 and self.coding.classes > self.classes:
-            raise DataError(f"the masks hold {self.coding.classes} classes, the model knows {self.classes}")
+            raise DataError(
+                f"the masks hold {self.coding.classes} classes and the model knows {self.classes}; "
+                "take a model of these classes, or a binary one"
+            )
 
     def read(self, pair: Pair) -> np.ndarray:
         """uint8 H x W, 255 where there is no truth."""
@@ -79,7 +82,11 @@ def split_pairs(data: DataSet, split: str | None, model: Path) -> tuple[str, lis
     if split in ("train", "val") and lists.is_file():
         return split, _listed(data, lists)
     if split == "all":
-        return split, list(data.pairs)
+        names = {pair.name for pair in data.pairs}
+        if len(names) == len(data.pairs):
+            return split, list(data.pairs)
+        # tiles numbered anew in each split: told apart by it
+        return split, [replace(pair, name=f"{pair.split}_{pair.name}") for pair in data.pairs]
     if split not in splits:
         raise SplitError(f"{data.root}: has no split {split!r}, it has {', '.join(splits)}; or take --split all")
     return split, list(splits[split])
@@ -94,7 +101,9 @@ def _listed(data: DataSet, file: Path) -> list[Pair]:
         if not numbers:
             raise SplitError(f"{data.root}: is none of the data roots of the run {file.parent.parent}")
         lines = [line.partition("/")[2] for line in lines if line.partition("/")[0] == numbers[0]]
-    by_name = {pair.name: pair for pair in data.pairs}
+    # a name may stand in several splits: that of the list comes first, and no training takes the test pairs
+    ranked = sorted(data.pairs, key=lambda pair: (pair.split != "test", pair.split == file.stem))
+    by_name = {pair.name: pair for pair in ranked}
     missing = [line for line in lines if line not in by_name]
     if missing:
         raise SplitError(

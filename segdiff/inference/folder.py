@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.layouts import Pair
+from data_pipelines.layouts import DataError, Pair
 from segdiff.inference.objects import feature, find_objects, open_geojson
 from segdiff.inference.predictor import LoadedPair, Prediction
 from segdiff.inference.rasters import (
@@ -90,7 +91,11 @@ class PredictionFolder:
         """Makes the folder or takes it up; the rows of pairs that are done."""
         folder, described = self.folder, self.folder / "prediction.json"
         rows: dict[str, dict[str, str]] = {}
-        if described.exists() and not overwrite:
+        if folder.exists() and not folder.is_dir():
+            raise FolderError(f"{folder}: is a file, predictions go into a folder; name another with --out")
+        if described.exists() and overwrite:
+            self._remove_predictions()
+        elif described.exists():
             before = json.loads(described.read_text())
             differing = [key for key in ("model_sha256", "options", "inputs") if before.get(key) != job[key]]
             if differing:
@@ -103,8 +108,19 @@ class PredictionFolder:
             raise FolderError(f"{folder}: is not empty and holds no predictions; name another folder, or --overwrite")
         for name in ("masks", "overlays", *(["probabilities"] if self._probabilities else [])):
             (folder / name).mkdir(parents=True, exist_ok=True)
+            for unfinished in (folder / name).glob(".*"):  # of a run that was killed
+                unfinished.unlink()
         self._write_json(job)
         return rows
+
+    def _remove_predictions(self) -> None:
+        """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
+        for name in ("summary.csv", "objects.geojson", ".objects.jsonl"):
+            (self.folder / name).unlink(missing_ok=True)
+        for name in ("masks", "overlays", "probabilities"):
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
+        (self.folder / "prediction.json").unlink()
 
     def _write_json(self, content: dict[str, Any]) -> None:
         with write_whole(self.folder / "prediction.json") as temporary:
@@ -114,21 +130,21 @@ class PredictionFolder:
         summary = self.folder / "summary.csv"
         if not summary.exists():
             return {}
-        with summary.open(newline="") as stream:
-            # a run killed in the middle of a row leaves it without its last columns
-            rows = [row for row in csv.DictReader(stream) if None not in row.values()]
+        rows = [row for row in csv.DictReader(_whole_lines(summary)) if None not in row.values()]
         masks = {path.stem for path in (self.folder / "masks").iterdir()}
         return {row["name"]: row for row in rows if row["status"] == "ok" and row["name"] in masks}
 
     def __enter__(self) -> "PredictionFolder":
         kept = self._kept_features()
-        with self._features.open("w") as stream:
+        with write_whole(self._features) as temporary, temporary.open("w", encoding="utf-8") as stream:
             stream.writelines(kept)
-        self._summary = (self.folder / "summary.csv").open("w", newline="")
+        summary = self.folder / "summary.csv"
+        with write_whole(summary) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=self._columns, restval="")
+            writer.writeheader()
+            writer.writerows({key: row.get(key, "") for key in self._columns} for row in self.done.values())
+        self._summary = summary.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._summary, fieldnames=self._columns, restval="")
-        self._writer.writeheader()
-        self._writer.writerows({key: row.get(key, "") for key in self._columns} for row in self.done.values())
-        self._summary.flush()
         return self
 
     def _kept_features(self) -> list[str]:
@@ -137,10 +153,9 @@ class PredictionFolder:
             return []
         finished = self.folder / "objects.geojson"
         if self._features.exists():
-            lines = [line for line in self._features.read_text().splitlines() if line.endswith("}")]
-            found = [json.loads(line) for line in lines]
+            found = [json.loads(line) for line in _whole_lines(self._features)]
         elif finished.exists():
-            found = json.loads(finished.read_text())["features"]
+            found = json.loads(finished.read_text(encoding="utf-8"))["features"]
         else:
             found = []
         return [json.dumps(item) + "\n" for item in found if item["properties"]["pair"] in self.done]
@@ -154,12 +169,18 @@ class PredictionFolder:
         truth: np.ndarray | None = None,
         scores: dict[str, float] | None = None,
     ) -> dict[str, Any]:
-        """Writes everything of one pair; the row comes last, so that what it names exists. Returns the row."""
+        """Writes everything of one pair; the row comes last, so that what it names exists. Returns the row.
+
+        Raises DataError on a raster whose reference system gives no place on the ground.
+        """
         name, mask = pair.name, prediction.mask
         grid = prediction.grid
         place: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
-        regions = find_objects(mask, prediction.change_probability, **place)
-        with self._features.open("a") as stream:
+        try:
+            regions = find_objects(mask, prediction.change_probability, **place)
+        except ValueError as error:
+            raise DataError(f"{pair.after}: {error}") from error
+        with self._features.open("a", encoding="utf-8") as stream:
             for region in regions:
                 item = feature(region, pair=name, class_name=self.classes[region.class_index])
                 stream.write(json.dumps(item) + "\n")
@@ -223,6 +244,12 @@ class PredictionFolder:
             self._features.unlink()
 
     def _read_features(self) -> Iterator[dict[str, Any]]:
-        with self._features.open() as stream:
+        with self._features.open(encoding="utf-8") as stream:
             for line in stream:
                 yield json.loads(line)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that end as lines do: a run that was killed may have left the last one half written."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [line for line in stream if line.endswith("\n")]

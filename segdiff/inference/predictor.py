@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.io
+import rasterio.vrt
 
-from data_pipelines.decoding import Grid, read_image, read_info, require_same_grid
+from data_pipelines.decoding import Grid, dataset_info, grid_difference, read_dataset, read_image, read_info
 from data_pipelines.layouts import DataError, Pair, match_pairs
 from segdiff.inference.rasters import is_raster, valid_rows
 from segdiff.inference.runtimes import tensorflow_runtime
@@ -20,6 +22,9 @@ from segdiff.models.loading import load_model, resolve_model
 
 _BATCH_PIXELS = 8 * 256 * 256
 """Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
+
+_DATASETS = (rasterio.io.DatasetReader, rasterio.io.DatasetWriter, rasterio.vrt.WarpedVRT)
+"""What rasterio opens, be it a file, one in memory or a warped view."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,10 @@ class Prediction:
     @property
     def change_probability(self) -> np.ndarray:
         """float32 H x W, whatever the number of classes."""
-        return self.probability if self.probability.ndim == 2 else 1.0 - self.probability[..., 0]
+        if self.probability.ndim == 2:
+            return self.probability
+        change = 1.0 - self.probability[..., 0]
+        return change if self.valid is None else np.where(self.valid, change, np.float32(0))
 
 
 @dataclass(frozen=True)
@@ -82,18 +90,21 @@ class Detector:
 
     def read(self, before: Any, after: Any) -> LoadedPair:
         """Both images in the model's bands, the grid they share and which pixels hold data."""
-        if _is_path(before) and _is_path(after):
-            require_same_grid(Path(before), Path(after))
-        images = self._image(before), self._image(after)
+        labels = _label(before, "before"), _label(after, "after")
+        grids = _grid(before), _grid(after)
+        if grids[0] and grids[1] and (difference := grid_difference(grids[0], grids[1])):
+            raise DataError(
+                f"{labels[1]}: not on the grid of {labels[0]}: {difference}; warp one onto the other's grid"
+            )
+        images = self._image(before, labels[0]), self._image(after, labels[1])
         if images[0].shape != images[1].shape:
             sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in images]
             raise DataError(
-                f"{_label(after, 'after')}: is {sizes[1]} pixels and {_label(before, 'before')} is {sizes[0]}: "
-                "both images of a pair must have one size"
+                f"{labels[1]}: is {sizes[1]} pixels (width x height), {labels[0]} is {sizes[0]}; crop or resample one"
             )
         invalid = [~valid for valid in (_valid(before), _valid(after)) if valid is not None]
         missing = np.logical_or.reduce(invalid) if invalid else None
-        return LoadedPair(*images, grid=_grid(after), valid=None if missing is None or not missing.any() else ~missing)
+        return LoadedPair(*images, grid=grids[1], valid=None if missing is None or not missing.any() else ~missing)
 
     def predict_loaded(
         self,
@@ -147,18 +158,19 @@ class Detector:
                 for (row, column, *_), prediction in zip(chosen, self._probabilities(*cut), strict=True):
                     yield row, column, prediction
 
-        return blend_rows(plan, tiles())
+        # what lies at a tile's edge has seen padding instead of the image: it does not count
+        return blend_rows(plan, tiles(), margin=plan.overlap // 4)
 
-    def _image(self, source: Any) -> np.ndarray:
+    def _image(self, source: Any, label: str) -> np.ndarray:
         if _is_path(source):
             return read_image(Path(source), self.bands)
-        if isinstance(source, rasterio.io.DatasetReader):
-            return read_image(Path(source.name), self.bands)
+        if isinstance(source, _DATASETS):
+            return read_dataset(source, self.bands)
         image = np.asarray(source)
         image = image[..., None] if image.ndim == 2 else image
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.bands:
             raise DataError(
-                f"an image is {image.dtype} of shape {image.shape}: "
+                f"{label}: is {image.dtype} of shape {image.shape}; "
                 f"the model takes uint8 of height x width x {self.bands}, values 0..255"
             )
         return image
@@ -244,24 +256,24 @@ def _is_path(source: Any) -> bool:
 def _label(source: Any, role: str) -> str:
     if _is_path(source):
         return str(source)
-    return source.name if isinstance(source, rasterio.io.DatasetReader) else f"the image {role}"
+    return source.name if isinstance(source, _DATASETS) else f"the image {role}"
 
 
 def _name_of(source: Any) -> str:
     if _is_path(source):
         return Path(source).stem
-    return Path(source.name).stem if isinstance(source, rasterio.io.DatasetReader) else ""
+    return Path(source.name).stem if isinstance(source, _DATASETS) else ""
 
 
 def _grid(source: Any) -> Grid | None:
-    if isinstance(source, rasterio.io.DatasetReader):
-        return read_info(Path(source.name)).grid
+    if isinstance(source, _DATASETS):
+        return dataset_info(source).grid
     return read_info(Path(source)).grid if _is_path(source) and is_raster(Path(source)) else None
 
 
 def _valid(source: Any) -> np.ndarray | None:
     """Which pixels of a raster hold data; None for other images."""
-    if isinstance(source, rasterio.io.DatasetReader):
+    if isinstance(source, _DATASETS):
         return valid_rows(source, 0, source.height)
     if _is_path(source) and is_raster(Path(source)):
         with rasterio.open(source) as dataset:

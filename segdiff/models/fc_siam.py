@@ -27,7 +27,7 @@ def fc_ef(bands: int, classes: int) -> ChangeDetector:
     """FC-EF, early fusion: one U-Net on the bands of both images together; 1.35 M parameters.
 
     Takes [before, after], each N x H x W x bands in 0..255 of any one size, and returns N x H x W x classes logits in
-    float32: 1 is one logit of change, 2 and more are softmax logits, 2 being what was published. The weights are random.
+    float32: 1 is one logit of change, 2 and more are softmax logits, 2 being what was published. Weights are random.
     """
     before, after, images = _images(bands)
     (maps,) = _encode([keras.layers.Concatenate(name="fuse")(images)])
@@ -191,7 +191,7 @@ def _torch_weights(model: keras.Model) -> dict[str, tuple[keras.Variable, tuple[
     """By PyTorch name: the variable, the order of PyTorch's axes in it, and whether its kernel is turned."""
     if model.name not in ("fc_ef", "fc_siam_conc", "fc_siam_diff"):
         raise ValueError(f"model {model.name!r} has no PyTorch original, allowed are fc_ef, fc_siam_conc, fc_siam_diff")
-    weights = {}
+    weights: dict[str, tuple[keras.Variable, tuple[int, ...], bool]] = {}
     for layers, decodes in ((model.get_layer("encoder").layers, False), (model.layers, True)):
         for layer in layers:
             if isinstance(layer, keras.layers.BatchNormalization):

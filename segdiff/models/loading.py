@@ -54,7 +54,7 @@ def load_model(model: str | Path) -> ChangeDetector:
             raise ModelError(f"{path}: names code of {module!r}; only Keras and segdiff layers are loaded")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{path}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 

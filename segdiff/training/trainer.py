@@ -263,7 +263,10 @@ def _claim(run: Path, config: Config, resume: bool) -> None:
     """Makes the run folder, or refuses one that holds another run."""
     written = run / "config.yaml"
     if not written.exists():
-        if run.exists() and any(run.iterdir()):
+        if run.exists() and not run.is_dir():
+            raise ConfigError(f"{run}: is a file, a run is a folder; name another with --out")
+        data = {Path(root.path).resolve() for root in config.data.root}  # may lie in the folder of the run
+        if run.exists() and any(entry.resolve() not in data for entry in run.iterdir()):
             raise ConfigError(f"{run}: is not empty and holds no run; name another folder with --out")
         run.mkdir(parents=True, exist_ok=True)
         return

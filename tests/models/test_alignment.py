@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import layers
 
 from segdiff.models.alignment import MODES, RESIZING, AlignFeatures, aligned_shape
 
@@ -152,11 +153,11 @@ def test_one_training_step_moves_what_lies_before_the_alignment(mode, policy):
     inputs = [keras.Input((8, 8, 2), dtype="float32"), keras.Input((8, 8, 2), dtype="float32")]
     stride = 8 if mode == "broadcast" else 2
     maps = [
-        keras.layers.Conv2D(3, 1, dtype=policy)(inputs[0]),
-        keras.layers.Conv2D(2, stride, strides=stride, dtype=policy)(inputs[1]),
+        layers.Conv2D(3, 1, dtype=policy)(inputs[0]),
+        layers.Conv2D(2, stride, strides=stride, dtype=policy)(inputs[1]),
     ]
     aligned = AlignFeatures(mode, project_channels=True, dtype=policy)(maps)
-    outputs = keras.layers.Subtract(dtype="float32")(aligned)
+    outputs = layers.Subtract(dtype="float32")(aligned)
     model = keras.Model(inputs, outputs)
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
     old = [w.numpy() for w in model.weights]
@@ -165,6 +166,17 @@ def test_one_training_step_moves_what_lies_before_the_alignment(mode, policy):
     assert np.isfinite(loss)
     assert len(old) == 6
     assert all(np.isfinite(w.numpy()).all() and (w.numpy() != v).any() for w, v in zip(model.weights, old, strict=True))
+
+
+def test_resized_half_precision_trains_under_xla():
+    # XLA cannot mix the float32 gradient of a bilinear kernel with the bfloat16 of the activation before it.
+    inputs = [keras.Input((4, 4, 2)), keras.Input((3, 3, 2))]
+    maps = [layers.Conv2D(2, 1, activation="relu", dtype="mixed_bfloat16")(x) for x in inputs]
+    aligned = AlignFeatures("resize", dtype="mixed_bfloat16")(maps)
+    model = keras.Model(inputs, layers.Subtract(dtype="float32")(aligned))
+    model.compile("sgd", "mse", jit_compile=True)
+    x = [noise((2, 4, 4, 2)), noise((2, 3, 3, 2), 1)]
+    assert np.isfinite(model.fit(x, noise((2, 4, 4, 2), 2), verbose=0).history["loss"][0])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "bool", "float64"])

@@ -87,7 +87,9 @@ def paper_in_numpy(network: str, state: dict[str, np.ndarray], before: np.ndarra
         return np.einsum("nhwcij,ocij->nhwo", windows, kernel, optimize=True) + state[f"{name}.bias"]
 
     def activated(x: np.ndarray, name: str) -> np.ndarray:
-        weight, bias, mean, variance = (state[f"bn{name}.{p}"] for p in ("weight", "bias", "running_mean", "running_var"))
+        weight, bias, mean, variance = (
+            state[f"bn{name}.{p}"] for p in ("weight", "bias", "running_mean", "running_var")
+        )
         return np.maximum((x - mean) / np.sqrt(variance + 1e-5) * weight + bias, 0)
 
     def pooled(x: np.ndarray) -> np.ndarray:
@@ -142,7 +144,9 @@ def test_same_as_the_paper_written_in_numpy(detector, size):
     np.testing.assert_allclose(model([before, after], training=False), expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(("network", "count"), [("fc_ef", 1_350_578), ("fc_siam_conc", 1_545_986), ("fc_siam_diff", 1_350_146)])
+@pytest.mark.parametrize(
+    ("network", "count"), [("fc_ef", 1_350_578), ("fc_siam_conc", 1_545_986), ("fc_siam_diff", 1_350_146)]
+)
 def test_trainable_parameters_are_the_published_ones(network, count):
     model = NETWORKS[network](3, 2)
     assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == count
@@ -191,7 +195,9 @@ def test_replicate_edges_repeats_the_last_row_and_column(like, known):
     layer = ReplicateEdges(minimum=5)
     height, width = (max(side, 5) for side in like)
     expected = np.pad(maps, ((0, 0), (0, height - 5), (0, width - 4), (0, 0)), mode="edge")
-    call = layer if known else tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, c)) for c in (3, 7)])
+    call = (
+        layer if known else tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, c)) for c in (3, 7)])
+    )
     np.testing.assert_array_equal(call(maps, other), expected)
     assert layer.compute_output_shape(maps.shape, other.shape) == expected.shape
     assert ReplicateEdges.from_config(layer.get_config()).minimum == 5
@@ -206,15 +212,65 @@ def test_a_train_step_in_each_precision(detector, policy):
     truth = (images[0][..., 0] > images[1][..., 0]).astype("int32")
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(0.01)
+    weights = model.get_weights()
     with tf.GradientTape() as tape:
         logits = model(images, training=True)
         loss = loss_of(truth, logits)
     gradients = tape.gradient(loss, model.trainable_weights)
     assert logits.dtype == tf.float32
     assert all(np.isfinite(gradient).all() for gradient in gradients)
-    weights = [np.array(weight) for weight in model.weights]
     optimizer.apply(gradients, model.trainable_weights)
-    still = [weight.path for weight, old in zip(model.weights, weights, strict=True) if np.array_equal(weight, old)]
+    pairs = zip(model.weights, model.get_weights(), weights, strict=True)
+    still = [weight.path for weight, new, old in pairs if np.array_equal(new, old)]
     # a bias that a normalization follows has no gradient but rounding; all else moves
     assert [path for path in still if not path.endswith("bias")] == []
     assert np.isfinite(loss)
+
+
+def test_saved_and_loaded_it_predicts_the_same(detector, tmp_path):
+    detector.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+    assert loaded.settings == detector.settings
+    images = pair(33, 17)
+    np.testing.assert_array_equal(loaded(images, training=False), detector(images, training=False))
+    # a loaded model still knows the originals' names
+    load_torch_state(loaded, random_state(detector.name))
+
+
+def faulty(state: dict[str, np.ndarray]) -> dict[str, tuple[dict[str, np.ndarray], str]]:
+    """States that do not fit, each with what the error must say."""
+    rest = {name: value for name, value in state.items() if name not in ("conv11.weight", "bn43d.running_var")}
+    wide, turned = np.zeros((16, 9, 3, 3), "float32"), state["conv41d.weight"].swapaxes(0, 1)
+    return {
+        "missing": (rest, "conv11.weight is missing; bn43d.running_var is missing"),
+        "surplus": ({**state, "conv51.weight": wide, "head": wide}, "conv51.weight is no weight .*head is no weight"),
+        "shape": (
+            {**state, "conv11.weight": wide},
+            r"conv11.weight has shape \(16, 9, 3, 3\), .* needs \(16, [36], 3, 3\)",
+        ),
+        "turned": ({**state, "conv41d.weight": turned}, r"\(64, 128, 3, 3\), this network needs \(128, 64, 3, 3\)"),
+        "twice": ({**state, "module.bn11.bias": state["bn11.bias"]}, "bn11.bias is there twice"),
+        "all": (
+            {**rest, "head": wide, "bn12.bias": wide},
+            "head is no weight.*conv11.weight is missing.*bn12.bias has",
+        ),
+    }
+
+
+@pytest.mark.parametrize("fault", ["missing", "surplus", "shape", "turned", "twice", "all"])
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(detector, fault):
+    state, says = faulty(random_state(detector.name))[fault]
+    weights = detector.get_weights()
+    with pytest.raises(ValueError, match=says) as refusal:
+        load_torch_state(detector, state)
+    assert str(refusal.value).startswith(f"the state does not fit {detector.name}: ")
+    for weight, old in zip(detector.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_other_models_have_no_torch_state():
+    inputs = keras.Input((3,))
+    with pytest.raises(
+        ValueError, match="'mine' has no PyTorch original, allowed are fc_ef, fc_siam_conc, fc_siam_diff"
+    ):
+        load_torch_state(keras.Model(inputs, inputs, name="mine"), {})

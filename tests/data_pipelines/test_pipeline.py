@@ -1,0 +1,288 @@
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from data_pipelines import IGNORE
+from data_pipelines.augmentation import Augmentation
+from data_pipelines.cache import cache_folder
+from data_pipelines.decoding import DecodeError
+from data_pipelines.layouts import Pair
+from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches, whole_image_batches
+from data_pipelines.validation import MaskCoding
+
+BINARY = MaskCoding("0/255", (0, 255), 2)
+INDICES = MaskCoding("class indices 0..3, 9 = ignore", (0, 1, 2, 3), 4, ignore=9)
+SOMETHING: dict[str, Any] = {"flip": True, "brightness": 0.2, "noise": 0.1, "misregistration": 1.0}
+
+
+def write_pair(folder: Path, name: str, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Pair:
+    def written(part: str, image: np.ndarray) -> Path:
+        path = folder / f"{name}_{part}.png"
+        assert cv2.imwrite(str(path), image if image.ndim == 2 else image[..., ::-1])
+        return path
+
+    return Pair(name, written("before", before), written("after", after), written("mask", mask), "train")
+
+
+def pairs_of(folder: Path, shapes: list[tuple[int, int]], changed: int = 3) -> list[LabelledPair]:
+    """Noise, with the number of the pair in the first channel of before; ``changed`` pixels of change in the mask."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number, shape in enumerate(shapes):
+        before, after = (rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for _ in range(2))
+        before[..., 0] = number
+        mask = np.zeros(shape, np.uint8)
+        mask.flat[rng.permutation(mask.size)[:changed]] = 255
+        made.append(LabelledPair(write_pair(folder, f"pair{number}", before, after, mask), BINARY))
+    return made
+
+
+def store_of(pairs, *, bands=3, binary=False, cache="memory") -> PairStore:
+    return PairStore(pairs, bands=bands, binary=binary, cache=cache)
+
+
+def plan_of(count: int, **changes) -> CropPlan:
+    plain = {
+        "crop": 16,
+        "batch": 2,
+        "crops_per_epoch": count,
+        "positive_fraction": 0.5,
+        "seed": 3,
+        "roots": (tuple(range(count)),),
+        "weights": (1.0,),
+    }
+    return CropPlan(**{**plain, **changes})
+
+
+def batches_of(store, plan, *, first_step=0, steps=None, augmentation=None) -> list[tuple[np.ndarray, ...]]:
+    steps = plan.steps_per_epoch if steps is None else steps
+    data = training_batches(
+        store, plan, augmentation or Augmentation(bands=store.bands), first_step=first_step, steps=steps
+    )
+    return [(before.numpy(), after.numpy(), mask.numpy()) for (before, after), mask in data]
+
+
+def assert_same(some, others) -> None:
+    assert len(some) == len(others)
+    for a, b in zip(some, others, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+# --------------------------------------------------------------------------------------------- training batches
+
+
+def test_batches_hang_on_the_seed_and_the_step_alone(tmp_path, monkeypatch):
+    pairs, augmentation = pairs_of(tmp_path, [(40, 40)] * 7), Augmentation(bands=3, **SOMETHING)
+    plan = plan_of(7)
+    runs = {}
+    for threads in (1, 8):
+        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+        runs[threads] = batches_of(store_of(pairs), plan, steps=12, augmentation=augmentation)
+    assert len(runs[1]) == 12
+    assert_same(runs[1], runs[8])
+
+    for first in (1, 4, 9):
+        resumed = batches_of(store_of(pairs), plan, first_step=first, steps=12, augmentation=augmentation)
+        assert_same(resumed, runs[1][first:])
+
+    other = batches_of(store_of(pairs), plan_of(7, seed=4), steps=12, augmentation=augmentation)
+    assert not np.array_equal(other[0][0], runs[1][0][0])
+    assert not np.array_equal(runs[1][0][0], runs[1][4][0])  # the second epoch is not the first
+
+
+def test_batches_have_the_promised_shapes_and_the_last_one_is_smaller(tmp_path):
+    plan = plan_of(5)
+    assert plan.steps_per_epoch == 3
+    shapes = [
+        tuple(part.shape for part in batch) for batch in batches_of(store_of(pairs_of(tmp_path, [(40, 40)] * 5)), plan)
+    ]
+    whole, rest = ((2, 16, 16, 3), (2, 16, 16, 3), (2, 16, 16)), ((1, 16, 16, 3), (1, 16, 16, 3), (1, 16, 16))
+    assert shapes == [whole, whole, rest]
+
+
+def test_every_pair_comes_exactly_once_an_epoch_in_another_order_each(tmp_path):
+    pairs, plan = pairs_of(tmp_path, [(20, 20)] * 9), plan_of(9)
+    numbers = np.concatenate([before[:, 0, 0, 0] for before, _, _ in batches_of(store_of(pairs), plan, steps=15)])
+    epochs = numbers.reshape(3, 9).tolist()
+    assert [sorted(epoch) for epoch in epochs] == [list(range(9))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize("crops", [4, 9, 13, 30])
+def test_no_pair_comes_twice_before_every_other_came_once_over_the_epochs(crops):
+    plan = plan_of(9, crops_per_epoch=crops)
+    drawn = np.concatenate([plan.epoch_order(epoch) for epoch in range(18)])
+    assert len(drawn) == 18 * crops
+    for start in range(0, len(drawn), 9):
+        assert sorted(drawn[start : start + 9]) == list(range(9))
+
+
+def test_roots_share_an_epoch_by_their_weights_and_every_pair_of_each_comes_in_turn():
+    roots = (tuple(range(10)), (10, 11), (12, 13, 14))
+    plan = plan_of(15, crops_per_epoch=60, roots=roots, weights=(1.0, 3.0, 2.0))
+    order = plan.epoch_order(0)
+    shares = [sum(index in root for index in order) for root in roots]
+    assert shares == [10, 30, 20]
+    assert sorted(order[np.isin(order, roots[0])]) == list(roots[0])
+    assert Counter(order[np.isin(order, roots[1])].tolist()) == {10: 15, 11: 15}
+    assert list(order) != sorted(order, key=lambda index: [index in root for root in roots].index(True))
+    for weights, crops in (((1.0, 1.0, 1.0), 7), ((0.3, 0.3, 0.4), 31)):
+        uneven = plan_of(15, crops_per_epoch=crops, roots=roots, weights=weights)
+        assert [len(uneven.epoch_order(epoch)) for epoch in range(3)] == [crops] * 3
+
+
+def test_crops_that_favour_change_always_hold_some_and_others_lie_anywhere(tmp_path):
+    pairs = pairs_of(tmp_path, [(90, 70)] * 3, changed=1)
+    black = np.zeros((90, 70, 3), np.uint8)
+    pairs.append(LabelledPair(write_pair(tmp_path, "still", black, black, black[..., 0]), BINARY))
+    store = store_of(pairs)
+    always = batches_of(store, plan_of(4, positive_fraction=1.0), steps=40)
+    for before, _, mask in always:
+        for image, truth in zip(before, mask, strict=True):
+            assert truth.any() == (image[..., 1].any())  # the pair without change is black
+    never = batches_of(store, plan_of(4, positive_fraction=0.0), steps=40)
+    assert 0 < np.mean([truth.any() for _, _, mask in never for truth in mask]) < 0.3
+    # the changed pixel is anywhere in the crop, not always in its middle
+    places = np.array([np.argwhere(truth)[0] for _, _, mask in always for truth in mask if truth.any()])
+    assert (places.min(axis=0) <= 2).all()
+    assert (places.max(axis=0) >= 13).all()
+
+
+def test_images_smaller_than_the_crop_are_mirrored_and_have_no_truth_there(tmp_path):
+    store = store_of(pairs_of(tmp_path, [(5, 11)]))
+    [(before, after, mask)] = batches_of(store, plan_of(1, batch=1))
+    example = store[0]
+    np.testing.assert_array_equal(mask[0, :5, :11], example.mask)
+    assert (mask[0, 5:] == IGNORE).all()
+    assert (mask[0, :, 11:] == IGNORE).all()
+    rows = [0, 1, 2, 3, 4, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 4]
+    columns = [*range(11), 10, 9, 8, 7, 6]
+    for crop, image in ((before, example.before), (after, example.after)):
+        np.testing.assert_array_equal(crop[0], image[rows][:, columns])
+
+
+# ------------------------------------------------------------------------------------------------------- store
+
+
+def test_binary_makes_every_class_but_0_the_change_and_keeps_pixels_without_truth(tmp_path):
+    stored = np.array([[0, 1, 2], [3, 9, 0]], np.uint8)
+    image = np.zeros((2, 3, 3), np.uint8)
+    pair = LabelledPair(write_pair(tmp_path, "p", image, image, stored), INDICES)
+    np.testing.assert_array_equal(store_of([pair])[0].mask, [[0, 1, 2], [3, IGNORE, 0]])
+    binary = store_of([pair], binary=True)[0]
+    np.testing.assert_array_equal(binary.mask, [[0, 1, 1], [1, IGNORE, 0]])
+    assert sorted(map(tuple, binary.changed)) == [(0, 1), (0, 2), (1, 0)]
+
+
+def test_remembered_positions_of_change_are_few_and_spread_over_the_image(tmp_path):
+    mask = np.full((200, 200), 255, np.uint8)
+    image = np.zeros((200, 200, 3), np.uint8)
+    changed = store_of([LabelledPair(write_pair(tmp_path, "p", image, image, mask), BINARY)])[0].changed
+    assert 2000 < len(changed) <= 4096
+    assert changed[:, 0].min() == 0
+    assert changed[:, 0].max() == 199
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_every_cache_gives_identical_examples_again_and_again(tmp_path, binary):
+    pairs = pairs_of(tmp_path, [(33, 20), (16, 50)])
+    for index in range(2):
+        examples = []
+        for cache in ("memory", "disk", "none"):
+            store = store_of(pairs, cache=cache, binary=binary)
+            examples += [store[index], store[index]]
+        for example in examples[1:]:
+            for part in ("before", "after", "mask", "changed"):
+                np.testing.assert_array_equal(getattr(example, part), getattr(examples[0], part))
+                assert getattr(example, part).dtype == getattr(examples[0], part).dtype
+
+
+def test_memory_decodes_once_and_no_cache_decodes_each_time(tmp_path):
+    pairs = pairs_of(tmp_path, [(20, 20)])
+    kept, fresh = store_of(pairs, cache="memory"), store_of(pairs, cache="none")
+    assert kept[0].mask.shape == fresh[0].mask.shape == (20, 20)
+    pairs[0].pair.before.unlink()
+    assert kept[0].before.shape == (20, 20, 3)
+    with pytest.raises(DecodeError, match=r"pair0_before\.png"):
+        fresh[0]
+
+
+def test_the_disk_cache_is_read_back_and_made_anew_when_a_file_or_an_option_changes(tmp_path):
+    pairs = pairs_of(tmp_path, [(20, 24)])
+    first = store_of(pairs, cache="disk")[0]
+
+    def files() -> list[Path]:
+        return sorted(path for path in (cache_folder() / "decoded").rglob("*") if path.is_file())
+
+    [kept] = files()
+    stamp = kept.stat().st_mtime_ns
+    np.testing.assert_array_equal(store_of(pairs, cache="disk")[0].before, first.before)
+    assert [path.stat().st_mtime_ns for path in files()] == [stamp]
+
+    assert cv2.imwrite(str(pairs[0].pair.mask), np.full((20, 24), 255, np.uint8))
+    assert (store_of(pairs, cache="disk")[0].mask == 1).all()
+    assert len(files()) == 2
+    other = LabelledPair(pairs[0].pair, MaskCoding("0/255 the other way", (255, 0), 2))
+    assert (store_of([other], cache="disk")[0].mask == 0).all()
+    assert len(files()) == 3
+
+
+def test_grey_pairs_and_rgb_pairs_come_in_the_bands_asked_for(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 20), dtype=np.uint8)
+    pair = LabelledPair(write_pair(tmp_path, "g", grey, np.dstack([grey] * 3), np.zeros((20, 20), np.uint8)), BINARY)
+    for bands in (1, 3):
+        example = store_of([pair], bands=bands)[0]
+        np.testing.assert_array_equal(example.before, np.repeat(grey[..., None], bands, axis=2))
+        np.testing.assert_array_equal(example.after, example.before)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+def test_training_leaves_the_kept_images_as_they_were(tmp_path, cache):
+    store = store_of(pairs_of(tmp_path, [(16, 16)] * 2), cache=cache)
+    copies = [store[index].before.copy() for index in range(2)]
+    strong = Augmentation(bands=3, **SOMETHING, scale=0.2, contrast=0.4, blur=2, hue=0.1, jpeg=20)
+    batches_of(store, plan_of(2), steps=10, augmentation=strong)
+    for index in range(2):
+        np.testing.assert_array_equal(store[index].before, copies[index])
+
+
+# -------------------------------------------------------------------------------------------------- whole images
+
+
+@pytest.mark.parametrize(
+    ("shapes", "largest", "size"),
+    [
+        ([(40, 40)] * 3, 1024, (40, 40)),
+        ([(17, 30), (40, 9), (33, 41)], 1024, (40, 48)),
+        ([(100, 30), (64, 70), (1, 1)], 32, (32, 32)),
+    ],
+)
+def test_whole_images_hold_every_pixel_exactly_once(tmp_path, shapes, largest, size):
+    pairs = []
+    for number, shape in enumerate(shapes):
+        count = np.arange(shape[0] * shape[1]).reshape(shape)
+        image = np.dstack([count % 256, count // 256, np.full(shape, number)]).astype(np.uint8)
+        mask = (count % 4).astype(np.uint8)
+        pairs.append(LabelledPair(write_pair(tmp_path, str(number), image, 255 - image, mask), INDICES))
+    seen: Counter = Counter()
+    for (before, after), mask in whole_image_batches(
+        store_of(pairs), range(len(pairs)), multiple=8, batch_pixels=3000, largest=largest
+    ):
+        before, after, mask = before.numpy(), after.numpy(), mask.numpy()
+        assert before.shape[1:3] == size
+        assert len(before) * size[0] * size[1] <= max(3000, size[0] * size[1])
+        np.testing.assert_array_equal(after, 255 - before)
+        true = mask != IGNORE
+        for low, high, number, truth in zip(*before[true].T, mask[true], strict=True):
+            index = int(low) + 256 * int(high)
+            assert truth == index % 4
+            seen[int(number), index] += 1
+    expected = {(number, index) for number, (h, w) in enumerate(shapes) for index in range(h * w)}
+    assert set(seen) == expected
+    assert set(seen.values()) == {1}

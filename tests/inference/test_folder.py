@@ -1,0 +1,319 @@
+"""The prediction folder: what it holds, and that a run which was cut off goes on."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.enums import MaskFlags
+from rasterio.transform import from_origin
+
+from data_pipelines.layouts import DataError, match_pairs
+from segdiff.config import EncoderConfig, ModelConfig
+from segdiff.inference.folder import COLUMNS, FolderError, Job, PredictionFolder
+from segdiff.inference.predictor import Detector, FailedPair, predict_pairs
+from segdiff.models.change_detector import build_change_detector
+from segdiff.training.callbacks import save_detector
+from segdiff.visualization.overlays import overlay, write_image
+
+THRESHOLD = 0.5
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[int, Detector]:
+    """A binary detector and one of four classes, saved and with random weights."""
+    detectors = {}
+    for classes in (1, 4):
+        keras.utils.set_random_seed(classes)
+        config = ModelConfig(encoder=EncoderConfig(channels=(4, 8), norm="none"))
+        model = build_change_detector(config, bands=3, classes=classes)
+        model.settings = replace(model.settings, tile=64, overlap=16, threshold=THRESHOLD)
+        path = tmp_path_factory.mktemp("models") / f"{classes}.keras"
+        save_detector(model, path)
+        detectors[classes] = Detector(model, path, precision="float32")
+    return detectors
+
+
+def blobs(seed: int, height: int = 40, width: int = 56) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return small.repeat(8, axis=0).repeat(8, axis=1)
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Five pairs in a folder whose name, like theirs, holds spaces and letters of other scripts."""
+    root = tmp_path / "Luftbilder süd 東"
+    for folder, seed in (("vor", 10), ("nach", 20)):
+        (root / folder).mkdir(parents=True)
+        for number, name in enumerate(("a", "b c", "d.e", "größe", "z")):
+            Image.fromarray(blobs(seed + number)).save(root / folder / f"{name}.png")
+    return root
+
+
+def job(detector: Detector, images: Path, **options) -> Job:
+    inputs = {"before": str(images / "vor"), "after": str(images / "nach")}
+    return Job(detector.path, {"threshold": THRESHOLD, **options}, inputs)
+
+
+class CutOffError(Exception):
+    """Stands for what ends a run without warning."""
+
+
+def fill(out: Path, detector: Detector, images: Path, *, stop_after: int | None = None, options=None, **folder_options):
+    """Predicts the pairs that are not done into OUT; returns the names of those it did."""
+    pairs = match_pairs(images / "vor", images / "nach").pairs
+    folder = PredictionFolder(
+        out,
+        job(detector, images, **(options or {})),
+        classes=detector.settings.classes,
+        draw=overlay,
+        write_image=write_image,
+        **folder_options,
+    )
+    done = []
+    with folder:
+        for result in predict_pairs(detector, [pair for pair in pairs if pair.name not in folder.done]):
+            if len(done) == stop_after:
+                raise CutOffError
+            if isinstance(result, FailedPair):
+                folder.fail(result.pair.name, result.error)
+            else:
+                folder.add(result.pair, result.images, result.prediction, result.seconds)
+            done.append(result.pair.name)
+    return done
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "summary.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def features_of(out: Path) -> list[dict]:
+    return json.loads((out / "objects.geojson").read_text(encoding="utf-8"))["features"]
+
+
+def snapshot(out: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(out)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in out.rglob("*")
+        if path.is_file()
+    }
+
+
+NAMES = ["a", "b c", "d.e", "größe", "z"]
+
+
+def require_complete(out: Path, detector: Detector, images: Path) -> None:
+    """Each pair once, everywhere, and everything as the detector says."""
+    rows = rows_of(out)
+    assert sorted(row["name"] for row in rows) == NAMES
+    assert {path.name for path in out.iterdir()} == {
+        "masks", "overlays", "objects.geojson", "summary.csv", "prediction.json"
+    }  # fmt: skip
+    assert sorted(path.name for path in (out / "masks").iterdir()) == [f"{name}.png" for name in NAMES]
+    assert sorted(path.name for path in (out / "overlays").iterdir()) == [f"{name}.jpg" for name in NAMES]
+    features = features_of(out)
+    for row in rows:
+        name = row["name"]
+        expected = detector.predict(images / "vor" / f"{name}.png", images / "nach" / f"{name}.png").mask
+        with Image.open(out / "masks" / f"{name}.png") as mask:
+            assert mask.mode == "L"
+            stored = np.array(mask)
+        np.testing.assert_array_equal(stored, expected * (255 if len(detector.settings.classes) == 2 else 1))
+        regions = 0
+        for index in range(1, len(detector.settings.classes)):
+            regions += cv2.connectedComponents((expected == index).astype(np.uint8), connectivity=8)[0] - 1
+        here = [item for item in features if item["properties"]["pair"] == name]
+        assert len(here) == regions == int(row["objects"])
+        changed = int((expected != 0).sum())
+        assert int(row["changed_pixels"]) == changed == sum(item["properties"]["area"] for item in here)
+        assert float(row["changed_fraction"]) == pytest.approx(changed / expected.size, abs=1e-6)
+        assert float(row["area"]) == changed
+        assert (row["status"], row["error"], row["area_unit"]) == ("ok", "", "px")
+        assert float(row["seconds"]) > 0
+    assert len(features) == sum(int(row["objects"]) for row in rows) > 5
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_every_file_of_the_contract(models, images, tmp_path, classes):
+    detector, out = models[classes], tmp_path / "out folder ö"
+    assert fill(out, detector, images) == NAMES
+    require_complete(out, detector, images)
+    header = (out / "summary.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    wanted = ["name", "status", "changed_pixels", "changed_fraction", "area", "objects", "seconds", "error"]
+    assert header[: len(wanted)] == wanted
+    assert header == list(COLUMNS)
+    described = json.loads((out / "prediction.json").read_text(encoding="utf-8"))
+    assert described["model"] == str(detector.path)
+    assert len(described["model_sha256"]) == 64
+    assert described["options"] == {"threshold": THRESHOLD}
+    assert described["inputs"] == {"before": str(images / "vor"), "after": str(images / "nach")}
+    names = {item["properties"]["class_name"] for item in features_of(out)}
+    assert names <= set(detector.settings.classes[1:])
+    assert len(names) == (1 if classes == 1 else len(names)) > 0
+    picture = np.array(Image.open(out / "overlays" / "b c.jpg"))
+    assert picture.shape[2] == 3
+    assert picture.shape[1] > 3 * 56
+
+
+def test_a_second_run_leaves_what_is_done_alone(models, images, tmp_path):
+    out = tmp_path / "out"
+    fill(out, models[1], images)
+    before = snapshot(out)
+    assert fill(out, models[1], images) == []
+    after = snapshot(out)
+    assert {name: content for name, (_, content) in after.items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+    for name in before:
+        if name.startswith(("masks/", "overlays/")):
+            assert after[name][0] == before[name][0], name
+    Image.fromarray(blobs(90)).save(images / "vor" / "new.png")
+    Image.fromarray(blobs(91)).save(images / "nach" / "new.png")
+    assert fill(out, models[1], images) == ["new"]
+    assert sorted(row["name"] for row in rows_of(out)) == sorted([*NAMES, "new"])
+    (out / "masks" / "a.png").unlink()
+    assert fill(out, models[1], images) == ["a"]
+    assert len(rows_of(out)) == 6
+    assert {item["properties"]["pair"] for item in features_of(out)} == {*NAMES, "new"}
+
+
+def test_another_job_is_refused_unless_it_may_overwrite(models, images, tmp_path):
+    out = tmp_path / "out"
+    fill(out, models[4], images)
+    before = snapshot(out)
+    with pytest.raises(FolderError, match=r"model_sha256.*--overwrite"):
+        fill(out, models[1], images)
+    with pytest.raises(FolderError, match="options"):
+        fill(out, models[4], images, options={"tile": 128})
+    (tmp_path / "else").mkdir()
+    for folder in ("vor", "nach"):
+        (tmp_path / "else" / folder).mkdir()
+        Image.fromarray(blobs(70)).save(tmp_path / "else" / folder / "only.png")
+    with pytest.raises(FolderError, match="inputs"):
+        fill(out, models[4], tmp_path / "else")
+    assert snapshot(out) == before, "a refused run changes nothing"
+    assert fill(out, models[1], tmp_path / "else", overwrite=True) == ["only"]
+    assert [path.name for path in (out / "masks").iterdir()] == ["only.png"], "masks of the job before are gone"
+    assert [path.name for path in (out / "overlays").iterdir()] == ["only.jpg"]
+    assert [row["name"] for row in rows_of(out)] == ["only"]
+    assert fill(out, models[1], images, overwrite=True) == NAMES
+    require_complete(out, models[1], images)
+
+
+def test_a_folder_of_something_else_is_refused(models, images, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    with pytest.raises(FolderError, match=r"mine.*not empty"):
+        fill(tmp_path / "mine", models[1], images)
+    with pytest.raises(FolderError, match=r"notes\.txt.*is a file"):
+        fill(tmp_path / "mine" / "notes.txt", models[1], images)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_cut_off_between_pairs_goes_on(models, images, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(CutOffError):
+        fill(out, models[1], images, stop_after=2)
+    assert not (out / "objects.geojson").exists(), "it appears whole"
+    assert [row["name"] for row in rows_of(out)] == NAMES[:2]
+    done = (out / "masks" / "a.png").stat().st_mtime_ns
+    assert fill(out, models[1], images) == NAMES[2:]
+    assert (out / "masks" / "a.png").stat().st_mtime_ns == done
+    require_complete(out, models[1], images)
+
+
+@pytest.mark.parametrize("ending", ["z", "z,ok,10,0.1", "z,ok,10,0.1,10,1,0.5,,p", "z,ok,10\r\n"])
+def test_a_run_killed_within_a_row_goes_on(models, images, tmp_path, ending):
+    """Whatever a pair left behind, the pair is done anew: its row, its objects and unfinished files."""
+    out = tmp_path / "out"
+    with pytest.raises(CutOffError):
+        fill(out, models[1], images, stop_after=4)
+    (out / "masks" / "z.png").write_bytes((out / "masks" / "a.png").read_bytes())
+    (out / "masks" / ".größe.png.1234.part").write_bytes(b"half")
+    (out / "overlays" / ".z.jpg.1234.tmp").write_bytes(b"half")
+    with (out / "summary.csv").open("a", newline="") as stream:
+        stream.write(ending)
+    with (out / ".objects.jsonl").open("a") as stream:
+        stream.write(json.dumps({"type": "Feature", "properties": {"pair": "z"}, "geometry": None}) + "\n")
+        stream.write('{"type": "Feature", "properties": {"pair": "z", "area_unit": "px"}')
+    assert fill(out, models[1], images) == ["z"]
+    require_complete(out, models[1], images)
+
+
+def test_failed_pairs_are_rows_and_are_tried_again(models, images, tmp_path):
+    out, good = tmp_path / "out", (images / "nach" / "b c.png").read_bytes()
+    (images / "nach" / "b c.png").write_bytes(good[:100])
+    assert fill(out, models[1], images) == NAMES
+    rows = {row["name"]: row for row in rows_of(out)}
+    assert rows["b c"]["status"] == "failed"
+    assert rows["b c"]["error"].startswith(f"{images / 'nach' / 'b c.png'}: ")
+    assert rows["b c"]["changed_pixels"] == ""
+    assert [name for name, row in rows.items() if row["status"] == "ok"] == ["a", "d.e", "größe", "z"]
+    assert not (out / "masks" / "b c.png").exists()
+    (images / "nach" / "b c.png").write_bytes(good)
+    assert fill(out, models[1], images) == ["b c"]
+    require_complete(out, models[1], images)
+
+
+def write_tiff(path: Path, image: np.ndarray, crs: str | None, nodata: int | None = None) -> None:
+    place = {} if crs is None else {"crs": crs, "transform": from_origin(500000, 5000000, 2, 2)}
+    height, width, bands = image.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=bands, dtype="uint8", nodata=nodata, **place
+    ) as target:
+        target.write(np.moveaxis(image, 2, 0))
+
+
+def test_a_geotiff_pair_gives_a_geotiff_mask(models, tmp_path):
+    detector, images, out = models[1], tmp_path / "in", tmp_path / "out"
+    for folder, seed in (("vor", 30), ("nach", 31)):
+        (images / folder).mkdir(parents=True)
+        image = np.maximum(blobs(seed), 1)
+        image[:8, :16] = 0
+        write_tiff(images / folder / "field.tif", image, "EPSG:32633", nodata=0)
+        write_tiff(images / folder / "plain.tif", np.maximum(image, 1), None)
+    fill(out, detector, images, probabilities=True)
+    expected = detector.predict(images / "vor" / "field.tif", images / "nach" / "field.tif")
+    with rasterio.open(out / "masks" / "field.tif") as mask:
+        assert (mask.count, mask.dtypes, mask.nodata) == (1, ("uint8",), None)
+        assert mask.crs == "EPSG:32633"
+        assert mask.transform == from_origin(500000, 5000000, 2, 2)
+        assert mask.compression.value == "DEFLATE"
+        assert MaskFlags.per_dataset in mask.mask_flag_enums[0]
+        np.testing.assert_array_equal(mask.read(1), expected.mask * 255)
+        assert (mask.read(1)[:8, :16] == 0).all()
+        valid = mask.dataset_mask() != 0
+    assert list(tmp_path.rglob("*.msk")) == [], "the mask is inside the file"
+    assert not valid[:8, :16].any()
+    assert valid.sum() == valid.size - 8 * 16
+    with rasterio.open(out / "probabilities" / "field.tif") as probability:
+        np.testing.assert_array_equal(probability.read(1), expected.probability)
+    with rasterio.open(out / "masks" / "plain.tif") as mask:
+        assert mask.crs is None
+        assert (mask.dataset_mask() != 0).all()
+    rows = {row["name"]: row for row in rows_of(out)}
+    changed = int(expected.mask.sum())
+    assert float(rows["field"]["area"]) == pytest.approx(4 * changed)
+    assert float(rows["field"]["changed_fraction"]) == pytest.approx(changed / valid.sum(), abs=1e-6)
+    assert (rows["field"]["area_unit"], rows["plain"]["area_unit"]) == ("m2", "px")
+    for item in features_of(out):
+        if item["properties"]["pair"] == "field":
+            longitude, latitude = item["geometry"]["coordinates"][0][0]
+            assert 14.9 < longitude < 15.1
+            assert 45.1 < latitude < 45.2
+
+
+def test_a_raster_with_no_place_on_the_ground_fails_by_name(models, tmp_path):
+    local = 'LOCAL_CS["site grid",UNIT["metre",1]]'
+    for folder, seed in (("vor", 30), ("nach", 31)):
+        (tmp_path / folder).mkdir()
+        write_tiff(tmp_path / folder / "x.tif", blobs(seed), local)
+    with pytest.raises(DataError, match=r"nach/x\.tif: .*neither geographic nor projected"):
+        fill(tmp_path / "out", models[1], tmp_path)

@@ -1,0 +1,464 @@
+"""The command line as a user meets it: exit statuses, what is printed where, and what is left after a signal."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segdiff import cli
+from segdiff.config import load_config
+
+COMMANDS = ["demo", "synth", "check", "train", "evaluate", "predict", "overlay"]
+NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The command in this process, where TensorFlow is imported once: here("check", folder) -> status, out, err."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["segdiff", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code or 0, out, err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def require_one_line(err: str, *words: object) -> None:
+    assert err.startswith("segdiff: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    for word in words:
+        assert str(word) in err
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+# ------------------------------------------------------------------------------------------- without TensorFlow
+
+
+def test_help_and_data_commands_do_without_tensorflow(tmp_path):
+    mask = tmp_path / "data" / "label" / "scene_0000.png"
+    images = [str(mask).replace("label", folder) for folder in "AB"]
+    calls = [
+        ["--help"], [], ["--version"], *([command, "--help"] for command in COMMANDS),
+        ["synth", str(tmp_path / "data"), "--pairs", "1", "--size", "64"], ["check", str(tmp_path / "data")],
+        ["overlay", *images, str(mask), "--out", str(tmp_path / "x.png")],
+    ]  # fmt: skip
+    code = (
+        f"import sys\nfrom segdiff.cli import main\nfor call in {calls!r}:\n"
+        "    sys.argv = ['segdiff', *call]\n"
+        "    try:\n        main()\n    except SystemExit as end:\n        assert not end.code, (call, end.code)\n"
+        "    assert not {'tensorflow', 'keras'} & set(sys.modules), call\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_help_names_the_commands_and_version_the_version(segdiff_command):
+    helped, version = segdiff_command("--help"), segdiff_command("--version")
+    assert (helped.returncode, version.returncode) == (0, 0)
+    for command in COMMANDS:
+        assert re.search(rf"^\W+{command} ", helped.stdout, re.MULTILINE), command
+    assert re.fullmatch(r"segdiff \d+\.\d+\.\d+\n", version.stdout)
+    assert helped.stderr == version.stderr == ""
+
+
+WRONG_CALLS = {
+    "bogus": ["bogus", "segdiff --help"],
+    "predict": ["MODEL", "segdiff predict --help"],
+    "synth {} --size 63": ["--size", "64"],
+    "check {} --what": ["--what"],
+    "predict m a b --out {} --threshold 1.5": ["--threshold", "1"],
+    "train nowhere.yaml": ["nowhere.yaml", "ready are", "demo"],
+    "train demo --set data.crp=64": ["data.crp", "64", "did you mean crop?"],
+    "train demo --set train.learnig_rate=1": ["train.learnig_rate", "did you mean learning_rate?"],
+    "train demo --set data.cache=memry": ["data.cache", "'memry'", "'disk'", "did you mean memory?"],
+    "train demo --set train.epochs=0": ["train.epochs", "got 0", "greater than or equal to 1"],
+    "train demo --set train.epochs": ["train.epochs", "KEY=VALUE"],
+    "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],
+}
+
+
+@pytest.mark.parametrize("call", WRONG_CALLS)
+def test_a_wrong_call_is_one_line_and_status_2(here, tmp_path, call):
+    status, out, err = here(*call.replace("{}", str(tmp_path / "out")).split())
+    assert (status, out) == (2, "")
+    require_one_line(err, *WRONG_CALLS[call])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_traceback_is_shown_on_request_alone(segdiff_command):
+    call = ("train", "demo", "--set", "train.epochs=0")
+    plain, debug = segdiff_command(*call), segdiff_command(*call, "--debug")
+    assert plain.returncode == debug.returncode == 2
+    require_one_line(plain.stderr, "train.epochs")
+    assert "Traceback (most recent call last)" in debug.stderr
+    assert debug.stderr.splitlines()[-1] == plain.stderr.strip()
+
+
+def copy_of(data: Path, target: Path) -> Path:
+    shutil.copytree(data, target)
+    return target
+
+
+def plant_faults(data: Path) -> list[Path]:
+    (data / "label" / "scene_0003.png").unlink()
+    (data / "A" / "scene_0004.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((64, 63, 3), np.uint8)).save(data / "B" / "scene_0005.png")
+    Image.fromarray(np.full((64, 64), 77, np.uint8)).save(data / "label" / "scene_0006.png")
+    return [
+        data / "A" / "scene_0003.png", data / "A" / "scene_0004.png", data / "B" / "scene_0005.png",
+        data / "label" / "scene_0006.png",
+    ]  # fmt: skip
+
+
+def test_check_says_what_is_there_and_what_is_wrong(here, tiny_run, tmp_path):
+    status, out, err = here("check", tiny_run.data)
+    assert (status, err) == (0, "")
+    assert "no faults" in out
+    assert str(tiny_run.data) in out
+    status, out, err = here("check", tiny_run.data, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["faults"] == []
+    assert {split: part["pairs"] for split, part in found["splits"].items()} == {"train": 8, "val": 2}
+
+    data = copy_of(tiny_run.data, tmp_path / "faulty [v2]")
+    faulty = plant_faults(data)
+    status, out, err = here("check", data)
+    assert status == 1
+    for path in faulty:
+        assert f"fault: {path}: " in out
+    assert "4 faults" in out
+    assert out.startswith(str(data)), "brackets in a path are no markup"
+    status, out, err = here("check", data, "--json")
+    assert status == 1
+    assert [fault["path"] for fault in json.loads(out)["faults"]] == sorted(map(str, faulty))
+
+    status, out, err = here("check", tmp_path / "nowhere")
+    assert status in (1, 2)
+    require_one_line(err, tmp_path / "nowhere")
+    assert out == ""
+
+
+def test_synth_refuses_a_folder_that_holds_something(here, tiny_run, tmp_path):
+    status, out, err = here("synth", tiny_run.data, "--pairs", 1)
+    assert (status, out) == (2, "")
+    require_one_line(err, tiny_run.data)
+    status, out, err = here("synth", tmp_path / "new [1]", "--pairs", 2, "--size", 64, "--quiet")
+    assert (status, err) == (0, "")
+    assert out == f"2 pairs in {tmp_path / 'new [1]'}\n"
+
+
+def picture_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def test_overlay_to_a_file_and_to_a_folder(segdiff_command, here, tiny_run, tmp_path):
+    a, b, label = (tiny_run.data / folder / "scene_0002.png" for folder in ("A", "B", "label"))
+    done = segdiff_command("overlay", a, b, label, "--out", tmp_path / "one" / "x.png", "--json")
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0)
+    assert json.loads(done.stdout)["files"] == [str(tmp_path / "one" / "x.png")]
+    assert picture_of(tmp_path / "one" / "x.png").shape[1] > 3 * 64
+
+    status, out, err = here("overlay", a, b, label, "--out", tmp_path / "v1.2", "--truth", label)
+    assert (status, err) == (0, "")
+    assert [path.name for path in (tmp_path / "v1.2").iterdir()] == ["scene_0002.jpg"]
+    plain, truth = picture_of(tmp_path / "one" / "x.png"), picture_of(tmp_path / "v1.2" / "scene_0002.jpg")
+    assert plain.shape != truth.shape or np.abs(plain.astype(int) - truth).max() > 100, "the truth shows"
+
+    status, out, err = here("overlay", a, b, tiny_run.data / "label" / "none.png", "--out", tmp_path / "y.png")
+    assert status in (1, 2)
+    require_one_line(err, "none.png")
+    small = tmp_path / "small.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(small)
+    status, _, err = here("overlay", a, b, small, "--out", tmp_path / "y.png")
+    assert status == 1
+    require_one_line(err, small)
+    assert not (tmp_path / "y.png").exists()
+
+
+def test_overlays_of_whole_folders(here, tiny_run, tmp_path):
+    data = copy_of(tiny_run.data, tmp_path / "data")
+    (data / "label" / "scene_0007.png").unlink()
+    folders = [data / folder for folder in ("A", "B", "label")]
+    status, out, err = here(
+        "overlay", *folders, "--out", tmp_path / "out", "--truth", tiny_run.data / "label", "--json"
+    )
+    assert status == 3
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"scene_{number:04d}.jpg" for number in range(10) if number != 7
+    ]
+    assert list(json.loads(out)["failed"]) == ["scene_0007"]
+    assert f"{data / 'label'}: " in err
+    status, out, err = here("overlay", *folders[:2], folders[2] / "scene_0001.png", "--out", tmp_path / "out")
+    assert status == 2
+    require_one_line(err, folders[2] / "scene_0001.png", "folders")
+
+
+def test_a_binary_mask_is_right_wherever_the_truth_has_a_class(here, tmp_path):
+    """A mask of 0/255 against class indices: found is found, whatever the class."""
+    truth = np.zeros((200, 200), np.uint8)
+    truth[50:90, 50:90], truth[120:160, 120:160] = 1, 3
+    for name, pixels in (("a", np.full((200, 200), 90, np.uint8)), ("m", np.uint8(255) * (truth > 0)), ("t", truth)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    a, m, t = (tmp_path / f"{name}.png" for name in "amt")
+    status, _, err = here("overlay", a, a, m, "--truth", t, "--out", tmp_path / "x.png")
+    assert (status, err) == (0, "")
+    from segdiff.visualization.overlays import overlay
+
+    grey = np.full((200, 200, 1), 90, np.uint8)
+    found = (truth > 0).astype(np.uint8)
+    np.testing.assert_array_equal(picture_of(tmp_path / "x.png"), overlay(grey, grey, found, found))
+
+
+# ------------------------------------------------------------------------------------------------- with TensorFlow
+
+
+def test_a_training_leaves_a_run_folder(tiny_run):
+    run = tiny_run.run
+    assert json.loads(tiny_run.drawing.stdout)["pairs"] == 10
+    printed = json.loads(tiny_run.training.stdout)
+    assert not NOISE.search(tiny_run.training.stderr), tiny_run.training.stderr
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml", "model.keras", "history.csv", "metrics.json", "curves.png", "environment.json", "list",
+        "tensorboard", "backup",
+    }  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert printed == {"run": str(run), **metrics}
+    assert (run / "list" / "val.txt").read_text().split() == ["scene_0001", "scene_0006"]
+    assert len((run / "list" / "train.txt").read_text().split()) == 8
+    config = load_config(run / "config.yaml")
+    assert config.train.epochs == 2
+    assert config.data.root[0].path == str(tiny_run.data)
+    with (run / "history.csv").open(newline="") as stream:
+        assert [float(row["epoch"]) for row in csv.DictReader(stream)] == [1, 2]
+    assert json.loads((run / "environment.json").read_text())["packages"]["keras"]
+
+
+def test_a_finished_run_is_not_written_over(here, tiny_run, tmp_path):
+    kept = (tiny_run.run / "model.keras").read_bytes()
+    call = ("train", tiny_run.config, "--set", f"data.root={tiny_run.data}", "--out")
+    for arguments, word in (((tiny_run.run,), "--resume"), ((tiny_run.run, "--resume"), "finished")):
+        status, out, err = here(*call, *arguments)
+        assert (status, out) == (2, "")
+        require_one_line(err, tiny_run.run, word)
+    assert (tiny_run.run / "model.keras").read_bytes() == kept
+    (tmp_path / "file").write_text("mine")
+    status, out, err = here(*call, tmp_path / "file")
+    assert (status, (tmp_path / "file").read_text()) == (2, "mine")
+    require_one_line(err, tmp_path / "file")
+    status, out, err = here("train", tiny_run.config, "--out", tmp_path / "run")
+    assert status == 2
+    require_one_line(err, "data.root")
+
+
+def test_training_refuses_faulty_data_in_the_words_of_check(segdiff_command, here, tiny_run, tmp_path):
+    data = copy_of(tiny_run.data, tmp_path / "faulty")
+    faulty = plant_faults(data)
+    _, out, _ = here("check", data, "--json")
+    words = [f"segdiff: {fault['path']}: {fault['problem']}" for fault in json.loads(out)["faults"]]
+    assert len(words) == len(faulty)
+    done = segdiff_command("train", tiny_run.config, "--set", f"data.root={data}", "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[:-1] == words
+    assert "4 faults" in done.stderr.splitlines()[-1]
+    assert not NOISE.search(done.stderr)
+    assert not (tmp_path / "run" / "config.yaml").exists(), "the same call must work once the data are mended"
+    status, out, err = here("evaluate", tiny_run.run, data)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[:-1] == words
+
+
+def test_evaluate_counts_what_it_writes(segdiff_command, here, tiny_run, tmp_path):
+    out = tmp_path / "scored"
+    done = segdiff_command("evaluate", tiny_run.run, tiny_run.data, "--split", "val", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert not NOISE.search(done.stderr), done.stderr
+    scores = json.loads(done.stdout)
+    assert (scores["pairs"], scores["split"], scores["failed"]) == (2, "val", {})
+    confusion = np.zeros((2, 2), int)
+    for name in ("scene_0001", "scene_0006"):
+        mask, truth = (
+            np.array(Image.open(folder / f"{name}.png")) for folder in (out / "masks", tiny_run.data / "label")
+        )
+        for true in (0, 1):
+            for found in (0, 1):
+                confusion[true, found] += int(((truth == 255 * true) & (mask == 255 * found)).sum())
+    assert scores["confusion"] == confusion.tolist()
+    assert confusion.sum() == 2 * 64 * 64
+    metrics = json.loads((tiny_run.run / "metrics.json").read_text())
+    assert scores["threshold"] == metrics["threshold"]
+    assert scores["f1"] == pytest.approx(metrics["f1"], abs=0.03), "tiles and precision differ, no more"
+    truth = json.loads((out / "prediction.json").read_text())["truth"]
+    assert truth == {name: str(tiny_run.data / "label" / f"{name}.png") for name in ("scene_0001", "scene_0006")}
+    rows = rows_of(out)
+    assert [row["name"] for row in rows] == ["scene_0001", "scene_0006"]
+    assert all(0 <= float(row["f1"]) <= 1 for row in rows)
+
+    status, printed, err = here("evaluate", tiny_run.run, tiny_run.data, "--split", "test")
+    assert (status, "Traceback" in err) == (2, False)
+    assert "has no split 'test', it has train, val" in err.splitlines()[-1]
+    status, printed, err = here("evaluate", tiny_run.run, tiny_run.data, "--split", "train", "--json")
+    assert (status, json.loads(printed)["pairs"]) == (0, 8)
+    status, printed, err = here("evaluate", tmp_path / "none.keras", tiny_run.data, "--quiet")
+    assert (status, printed) == (2, "")
+    require_one_line(err, "none.keras")
+
+
+def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, here, tiny_run, tmp_path):
+    before, after, out = tmp_path / "vor dem Fest", tmp_path / "näch 東", tmp_path / "out put"
+    shutil.copytree(tiny_run.data / "A", before)
+    shutil.copytree(tiny_run.data / "B", after)
+    (after / "scene_0002.png").write_bytes(b"broken")
+    (before / "scene_0003.png").unlink()
+    done = segdiff_command("predict", tiny_run.run, before, after, "--out", out, "--json", "--probabilities")
+    assert done.returncode == 3, done.stderr
+    assert not NOISE.search(done.stderr), done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["predicted"] == 8
+    assert set(printed["failed"]) == {"scene_0002", "scene_0003"}
+    rows = {row["name"]: row for row in rows_of(out)}
+    assert len(rows) == len(rows_of(out)) == 10
+    assert {name for name, row in rows.items() if row["status"] == "failed"} == {"scene_0002", "scene_0003"}
+    assert rows["scene_0002"]["error"].startswith(str(after / "scene_0002.png"))
+    assert rows["scene_0003"]["error"].startswith(str(after / "scene_0003.png"))
+    assert len(list((out / "masks").iterdir())) == len(list((out / "probabilities").iterdir())) == 8
+    fractions = [float(row["changed_fraction"]) for row in rows.values() if row["status"] == "ok"]
+    assert printed["mean_changed_fraction"] == pytest.approx(np.mean(fractions))
+
+    shutil.copy(tiny_run.data / "A" / "scene_0003.png", before)
+    shutil.copy(tiny_run.data / "B" / "scene_0002.png", after)
+    call = ("predict", tiny_run.run / "model.keras", before, after, "--out", out, "--probabilities")
+    status, text, err = here(*call, "--json")
+    assert status == 0
+    assert json.loads(text)["predicted"] == 10
+    assert sorted(row["name"] for row in rows_of(out)) == sorted(rows)
+    for arguments, word in ((("--threshold", "0.9"), "options"), (("--tile", "64"), "options")):
+        status, text, err = here(*call, *arguments)
+        assert (status, text) == (2, "")
+        require_one_line(err, out, word, "--overwrite")
+    status, text, err = here("predict", tiny_run.run, after, before, "--out", out, "--probabilities")
+    assert status == 2
+    require_one_line(err, out, "inputs")
+    status, text, err = here(*call, "--threshold", "0.9", "--overwrite", "--quiet")
+    assert (status, err) == (0, "")
+    assert json.loads((out / "prediction.json").read_text())["options"]["threshold"] == 0.9
+    status, text, err = here("predict", tiny_run.run, before, after, "--out", tmp_path / "new", "--tile", "33")
+    assert (status, text) == (2, "")
+    require_one_line(err, "tile 33", "32 or 34")
+    status, text, err = here("predict", tiny_run.run, before / "scene_0001.png", after, "--out", tmp_path / "new")
+    assert status in (1, 2)
+    require_one_line(err, before / "scene_0001.png", after)
+    assert not (tmp_path / "new").exists()
+    pair = (before / "scene_0001.png", after / "scene_0004.png")
+    status, text, err = here("predict", tiny_run.run, *pair, "--out", tmp_path / "single")
+    assert status == 0
+    assert [path.name for path in (tmp_path / "single" / "masks").iterdir()] == ["scene_0004.png"]
+
+
+def wait_for(process: subprocess.Popen, what) -> None:
+    end = time.monotonic() + 500
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    script = Path(sys.executable).with_name("segdiff")
+    return subprocess.Popen(
+        [str(script), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+
+
+def test_a_killed_prediction_goes_on(segdiff_command, tiny_run, tmp_path):
+    names = [f"tile {number:02d}" for number in range(30)]
+    for folder in ("A", "B"):
+        (tmp_path / folder).mkdir()
+        big = np.kron(picture_of(tiny_run.data / folder / "scene_0000.png"), np.ones((4, 4, 1), np.uint8))
+        for number, name in enumerate(names):
+            Image.fromarray(np.roll(big, number, axis=1)).save(tmp_path / folder / f"{name}.png")
+    out = tmp_path / "out"
+    call = ("predict", tiny_run.run, tmp_path / "A", tmp_path / "B", "--out", out)
+    process = start(*call)
+    wait_for(process, lambda: (out / "summary.csv").exists() and len(rows_of(out)) >= 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = {row["name"] for row in rows_of(out) if row["area_unit"]}
+    assert 2 <= len(done) < 30, "killed in the middle"
+    assert not (out / "objects.geojson").exists()
+    kept = {name: (out / "masks" / f"{name}.png").stat().st_mtime_ns for name in done}
+    again = segdiff_command(*call, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["predicted"] == 30
+    rows = rows_of(out)
+    assert sorted(row["name"] for row in rows) == names
+    assert {name: (out / "masks" / f"{name}.png").stat().st_mtime_ns for name in done} == kept
+    assert sorted(path.name for path in (out / "masks").iterdir()) == [f"{name}.png" for name in names]
+    features = json.loads((out / "objects.geojson").read_text())["features"]
+    for row in rows:
+        here = [item for item in features if item["properties"]["pair"] == row["name"]]
+        assert len(here) == int(row["objects"])
+        assert sum(item["properties"]["area"] for item in here) == int(row["changed_pixels"])
+    assert len(features) == sum(int(row["objects"]) for row in rows) > 0
+
+
+def test_an_interrupted_training_goes_on(segdiff_command, here, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    call = ("train", tiny_run.config, "--out", run, "--set", f"data.root={tiny_run.data}")
+    call = (*call, "--set", "train.epochs=5", "--set", "train.crops_per_epoch=64")
+    stops = ((signal.SIGINT, 130, "interrupted", 1, ()), (signal.SIGTERM, 143, "terminated", 3, ("--resume",)))
+    for number, status, word, epoch, arguments in stops:
+        process = start(*call, *arguments)
+        wait_for(process, (run / "backup" / f"epoch-{epoch:05d}").exists)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == status, err
+        assert err == f"segdiff: {word}\n"
+        assert (run / "model.keras").exists()
+        assert not (run / "metrics.json").exists()
+    assert "going on at epoch 2" in out or "going on at epoch 3" in out
+    status, out, err = here(*call[:-1], "train.crops_per_epoch=32", "--resume")
+    assert status == 2
+    require_one_line(err, "train.crops_per_epoch was 64 and is 32")
+    finished = segdiff_command(*call, "--resume", "--json")
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["epochs"] == 5
+    with (run / "history.csv").open(newline="") as stream:
+        assert [float(row["epoch"]) for row in csv.DictReader(stream)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_the_demo(segdiff_command, tmp_path):
+    out = tmp_path / "a demo"
+    done = segdiff_command("demo", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert scores["f1"] >= 0.85
+    assert (out / "model.keras").is_file()
+    assert all(Path(path).exists() for path in scores["files"].values())
+    again = segdiff_command("demo", "--out", out)
+    assert again.returncode == 2
+    require_one_line(again.stderr, out, "--overwrite")

@@ -1,0 +1,187 @@
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+from segdiff.config import EncoderConfig, ModelConfig
+from segdiff.models.change_detector import ChangeDetector, build_change_detector
+from segdiff.models.loading import load_model
+from segdiff.models.precision import with_precision
+from segdiff.training.callbacks import (
+    Backup,
+    EpochLines,
+    History,
+    KeepBest,
+    ShortBar,
+    StopOnNaN,
+    TrainingError,
+    read_history,
+    restore_backup,
+    save_detector,
+)
+from segdiff.training.schedules import warmup_cosine
+
+
+@pytest.fixture
+def model() -> ChangeDetector:
+    model = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(2, 2))), bands=1)
+    model.compile(optimizer=keras.optimizers.Adam(0.25), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def logs(f1: float, threshold: float = 0.5) -> dict[str, float]:
+    return {"loss": 1.5, "f1": 0.1, "val_loss": 2.5, "val_f1": f1, "val_threshold": threshold}
+
+
+def run_epochs(callback: KeepBest, model: ChangeDetector, scores: list[float], first: int = 0) -> int:
+    """Epochs until the callback stops or the scores end."""
+    callback.set_model(model)
+    model.stop_training = False
+    for epoch, f1 in enumerate(scores, start=first):
+        callback.on_epoch_end(epoch, logs(f1, 0.25 + epoch / 1024))
+        if model.stop_training:
+            return epoch + 1
+    return first + len(scores)
+
+
+def test_the_model_of_the_best_validation_is_kept_with_its_threshold(tmp_path, model):
+    keep = KeepBest(tmp_path / "model.keras", [], None)
+    keep.set_model(model)
+    for epoch, (f1, value) in enumerate([(0.2, 1.0), (0.6, 2.0), (0.6, 3.0), (0.5, 4.0)]):
+        model.get_layer("head").bias.assign([value])
+        keep.on_epoch_end(epoch, logs(f1, 0.25 + epoch / 1024))
+    kept = load_model(tmp_path / "model.keras")
+    assert float(kept.get_layer("head").bias[0]) == 2.0
+    assert kept.settings.threshold == 0.25 + 1 / 1024
+    assert (keep.best, keep.best_epoch) == (0.6, 2)
+    assert not model.stop_training
+
+
+def test_even_a_model_that_finds_nothing_is_kept_once(tmp_path, model):
+    run_epochs(KeepBest(tmp_path / "model.keras", [], None), model, [0.0, 0.0])
+    assert load_model(tmp_path / "model.keras").settings.threshold == 0.25
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "epochs"),
+    [
+        (2, [0.5, 0.4, 0.4, 0.9], 3),
+        (2, [0.5, 0.4, 0.6, 0.5, 0.5, 0.9], 5),
+        (1, [0.1, 0.2, 0.2, 0.3], 3),
+        (3, [0.5, 0.4, 0.4], 3),
+        (None, [0.5, 0.4, 0.3, 0.2, 0.1], 5),
+    ],
+)
+def test_patience_is_the_number_of_epochs_without_a_better_one(tmp_path, model, patience, scores, epochs):
+    assert run_epochs(KeepBest(tmp_path / "model.keras", [], patience), model, scores) == epochs
+
+
+def test_what_was_best_before_a_run_was_resumed_still_is(tmp_path, model):
+    rows = [{"epoch": 1.0, "val_f1": 0.7}, {"epoch": 2.0, "val_f1": 0.6}]
+    keep = KeepBest(tmp_path / "model.keras", rows, 3)
+    assert (keep.best, keep.best_epoch) == (0.7, 1)
+    assert run_epochs(keep, model, [0.65, 0.69, 0.9], first=2) == 4
+    assert not (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_models_are_saved_in_float32_without_optimizer_and_nothing_else_is_left(tmp_path, model, policy):
+    save_detector(with_precision(model, policy), tmp_path / "model.keras")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_config() == with_precision(model, "float32").get_config()
+    assert not loaded.compiled
+    for old, new in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_newest_two_backups_are_kept_and_the_newest_restores_weights_and_optimizer(tmp_path, model):
+    backup = Backup(tmp_path / "backup")
+    backup.set_model(model)
+    images = [np.full((1, 4, 4, 1), value, np.float32) for value in (10, 200)]
+    states = []
+    for epoch in range(3):
+        states.append([np.array(v) for v in (*model.variables, *model.optimizer.variables)])
+        backup.on_epoch_begin(epoch)
+        model.train_on_batch(images, np.ones((1, 4, 4, 1), np.float32))
+    assert sorted(path.name for path in (tmp_path / "backup").iterdir()) == ["epoch-00001", "epoch-00002"]
+
+    other = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(2, 2))), bands=1)
+    other.compile(optimizer=keras.optimizers.Adam(0.25), loss="mse")
+    assert restore_backup(other, tmp_path / "backup") == 2
+    assert int(other.optimizer.iterations) == 2
+    for expected, variable in zip(states[2], (*other.variables, *other.optimizer.variables), strict=True):
+        np.testing.assert_array_equal(np.array(variable), expected)
+
+
+def test_a_backup_broken_off_while_being_written_is_not_taken(tmp_path, model):
+    (tmp_path / "backup" / ".epoch-00007.tmp").mkdir(parents=True)
+    assert restore_backup(model, tmp_path / "backup") == 0
+    assert restore_backup(model, tmp_path / "nowhere") == 0
+    backup = Backup(tmp_path / "backup")
+    backup.set_model(model)
+    backup.on_epoch_begin(7)
+    assert restore_backup(model, tmp_path / "backup") == 7
+
+
+def test_history_has_a_row_an_epoch_also_of_a_run_that_goes_on(tmp_path, model):
+    file = tmp_path / "history.csv"
+    for first in (0, 2):
+        history = History(file, read_history(file) if first else [])
+        history.set_model(model)
+        for epoch in (first, first + 1):
+            history.on_epoch_begin(epoch)
+            history.on_epoch_end(epoch, logs(epoch / 10))
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert [float(row["val_f1"]) for row in rows] == [0.0, 0.1, 0.2, 0.3]
+    assert {row["learning_rate"] for row in rows} == {"0.25"}
+    assert all(float(row["seconds"]) >= 0 for row in rows)
+    assert read_history(file)[3] == {key: float(value) for key, value in rows[3].items()}
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]
+
+
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+@pytest.mark.parametrize("phase", ["on_train_batch_end", "on_test_batch_end"])
+def test_a_loss_that_is_no_number_ends_the_run_with_the_mend(model, loss, phase):
+    stop = StopOnNaN()
+    stop.set_model(model)
+    getattr(stop, phase)(0, {"loss": 1.0})
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step 0; .*Lower train\.learning_rate") as caught:
+        getattr(stop, phase)(1, {"loss": loss})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_line_an_epoch_says_how_it_went():
+    said: list[str] = []
+    lines = EpochLines(said.append, 7)
+    lines.on_epoch_begin(2)
+    lines.on_epoch_end(2, logs(0.625, 0.25))
+    assert said == ["epoch 3 of 7: loss 1.5000, val loss 2.5000, val F1 0.6250 at threshold 0.250, 0 s"]
+
+
+def test_the_bar_shows_the_few_numbers_that_one_follows(capsys):
+    bar = ShortBar()
+    bar.set_params({"epochs": 1, "steps": 1, "verbose": 1})
+    bar.on_train_begin()
+    bar.on_epoch_begin(0)
+    bar.on_train_batch_end(0, {"loss": 1.5, "f1": 0.1, "kappa": 0.3})
+    bar.on_epoch_end(0, {**logs(0.5), "val_kappa": 0.3})
+    shown = capsys.readouterr().out
+    assert "val_f1: 0.5" in shown
+    assert "kappa" not in shown
+    assert "threshold" not in shown
+
+
+def test_the_learning_rate_rises_then_falls_along_half_a_cosine():
+    schedule = warmup_cosine(0.8, steps=100, warmup=0.2)
+    rates = np.array([float(schedule(step)) for step in range(101)])
+    np.testing.assert_allclose(rates[:21], np.linspace(0, 0.8, 21), atol=1e-6)
+    np.testing.assert_allclose(rates[20:], 0.4 * (1 + np.cos(np.pi * np.arange(81) / 80)), atol=1e-6)
+    flat = warmup_cosine(0.8, steps=10, warmup=0.0)
+    assert float(flat(0)) == pytest.approx(0.8)
+    assert float(flat(10)) == pytest.approx(0.0, abs=1e-7)
+    assert float(warmup_cosine(0.8, steps=1, warmup=0.99)(0)) == 0.0

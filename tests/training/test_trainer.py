@@ -1,0 +1,371 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+from data_pipelines.layouts import DataError
+from data_pipelines.synthetic import write_scenes
+from data_pipelines.validation import FaultyDataError
+from segdiff.config import Config, ConfigError, load_config
+from segdiff.models.change_detector import ChangeDetector
+from segdiff.models.loading import load_model
+from segdiff.training.callbacks import TrainingError
+from segdiff.training.trainer import read_data, train
+from segdiff.visualization.overlays import overlay
+
+EPOCHS = 3
+SMALL = (
+    "data.crop=32",
+    "model.encoder.channels=[4, 8]",
+    "model.encoder.dropout=0.2",
+    "train.batch=2",
+    "train.precision=float32",
+    "inference.tile=64",
+    "inference.overlap=16",
+)
+
+
+class InterruptedRunError(Exception):
+    """Stands for whatever stops a run."""
+
+
+def configured(*roots: Path, **changes) -> Config:
+    """The small configuration on these data; keys with __ for the dot."""
+    overrides = [f"{key.replace('__', '.')}={json.dumps(value)}" for key, value in changes.items()]
+    return load_config(None, [*SMALL, f"data.root={json.dumps([str(root) for root in roots])}", *overrides])
+
+
+def quiet_train(config: Config, run: Path, *, resume: bool = False, draw=None, said: list[str] | None = None):
+    say = (lambda line: None) if said is None else said.append
+    no_picture = lambda before, after, mask, truth, classes: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
+    return train(config, run, resume=resume, draw=draw or no_picture, say=say, bar=False)
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    return load_model(path).get_weights()
+
+
+def state_of(folder: Path) -> dict[str, np.ndarray]:
+    """Every array in a backup."""
+    import h5py  # type: ignore[import-untyped]
+
+    arrays: dict[str, np.ndarray] = {}
+    with h5py.File(folder / "state.weights.h5") as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()]}) if hasattr(item, "shape") else None)
+    return arrays
+
+
+def assert_same_state(a: Path, b: Path, tolerance: float) -> None:
+    some, others = state_of(a), state_of(b)
+    assert set(some) == set(others)
+    assert any("optimizer" in name for name in some)
+    for name, array in some.items():
+        np.testing.assert_allclose(array, others[name], atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """Four pairs to train on, one to validate on."""
+    folder = tmp_path_factory.mktemp("scenes") / "data"
+    write_scenes(folder, pairs=5, size=64, seed=0)
+    return folder
+
+
+def three_classes(folder: Path, pairs: int) -> Path:
+    """Grey squares that appear as class 1 where dark and class 2 where light, without splits."""
+    rng = np.random.default_rng(pairs)
+    for name in ("A", "B", "label"):
+        (folder / name).mkdir(parents=True)
+    for number in range(pairs):
+        before = rng.integers(100, 150, (48, 40, 1), dtype=np.uint8).repeat(3, axis=2)
+        after, mask = before.copy(), np.zeros((48, 40), np.uint8)
+        for kind, (y, x) in ((1, (4, 4)), (2, (24, 16))):
+            after[y : y + 12, x : x + 12] = 20 if kind == 1 else 240
+            mask[y : y + 12, x : x + 12] = kind
+        for part, image in (("A", before), ("B", after), ("label", mask)):
+            assert cv2.imwrite(str(folder / part / f"p{number}.png"), image)
+    return folder
+
+
+MOVING = {"train__ema": 0.5, "train__epochs": EPOCHS, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def unbroken(scenes, tmp_path_factory) -> tuple[Path, dict, list[str]]:
+    """A finished run with its metrics and what it said; dropout and moving averages have a state of their own."""
+    run, said = tmp_path_factory.mktemp("unbroken") / "run", list[str]()
+    with pytest.MonkeyPatch.context() as patch:  # this fixture comes before the one of every test
+        patch.setenv("SEGDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return run, quiet_train(configured(scenes, **MOVING), run, draw=overlay, said=said), said
+
+
+# -------------------------------------------------------------------------------------------------- the run folder
+
+
+def test_a_run_leaves_every_file_of_the_run_folder(scenes, unbroken):
+    run, metrics, said = unbroken
+    expected = {"config.yaml", "model.keras", "history.csv", "metrics.json", "environment.json"}
+    assert {path.name for path in run.iterdir()} == expected | {"list", "tensorboard", "backup"}
+    assert load_config(run / "config.yaml") == configured(scenes, **MOVING)
+    assert (run / "list" / "train.txt").read_text() == (scenes / "list" / "train.txt").read_text()
+    assert (run / "list" / "val.txt").read_text() == (scenes / "list" / "val.txt").read_text()
+
+    written = json.loads((run / "metrics.json").read_text())
+    assert written == metrics
+    assert (written["split"], written["pairs"], written["epochs"]) == ("val", 1, EPOCHS)
+    assert np.sum(written["confusion"]) == 64 * 64
+    assert set(written["classes"]) == {"background", "change"}
+    model = load_model(run)
+    assert model.settings.threshold == written["threshold"]
+    assert 0 < written["threshold"] < 1
+    assert (model.settings.tile, model.settings.overlap, model.settings.stride) == (64, 16, 2)
+
+    environment = json.loads((run / "environment.json").read_text())
+    assert (environment["seed"], environment["precision"]) == (5, "float32")
+    assert environment["packages"]["keras"] == keras.__version__
+    with (run / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3]
+    best = max(rows, key=lambda row: float(row["val_f1"]))
+    assert float(best["epoch"]) == written["best_epoch"]
+    assert float(best["val_f1"]) == pytest.approx(written["f1"], abs=1e-6)
+    assert float(best["val_threshold"]) == written["threshold"]
+    assert any("4 pairs to train on, 1 to validate on; 4 crops an epoch" in line for line in said)
+    assert sum(line.startswith("epoch ") for line in said) == EPOCHS
+
+
+def test_tensorboard_has_the_scores_and_the_pictures(unbroken):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, _, _ = unbroken
+    pictures = EventAccumulator(str(run / "tensorboard" / "pictures"))
+    pictures.Reload()
+    assert pictures.Tags()["tensors"] == ["validation/0"]
+    assert [event.step for event in pictures.Tensors("validation/0")] == [1, 2, 3]
+    validation = EventAccumulator(str(run / "tensorboard" / "validation"))
+    validation.Reload()
+    assert "epoch_f1" in validation.Tags()["tensors"]
+
+
+def test_the_kept_model_scores_what_the_run_says(scenes, unbroken):
+    from data_pipelines.decoding import read_image, read_mask
+    from segdiff.training.metrics import confusion_matrix
+
+    run, metrics, _ = unbroken
+    name = (scenes / "list" / "val.txt").read_text().strip()
+    model = load_model(run)
+    before, after = (read_image(scenes / part / f"{name}.png", 3)[None] for part in ("A", "B"))
+    logits = keras.ops.convert_to_numpy(model([before, after]))[0, ..., 0].astype(np.float64)
+    predicted = (1 / (1 + np.exp(-logits)) >= metrics["threshold"]).astype(np.uint8)
+    truth = (read_mask(scenes / "label" / f"{name}.png") > 0).astype(np.uint8)
+    np.testing.assert_array_equal(confusion_matrix(truth, predicted, 2), metrics["confusion"])
+
+
+# --------------------------------------------------------------------------------- the same again, and going on
+
+
+def test_a_broken_run_is_the_same_so_far_and_resumed_ends_as_the_unbroken_one(scenes, unbroken, tmp_path):
+    whole, metrics, _ = unbroken
+    run, config, drawn = tmp_path / "run", configured(scenes, **MOVING), []
+
+    def draw(before, after, mask, truth, classes):
+        drawn.append(1)
+        if len(drawn) == 2:
+            raise InterruptedRunError  # in the second epoch
+        return overlay(before, after, mask, truth, classes=classes)
+
+    with pytest.raises(InterruptedRunError):
+        quiet_train(config, run, draw=draw)
+    assert not (run / "metrics.json").exists()
+    # one seed, two runs: the first epoch gave the same weights and the same state of the optimizer
+    assert_same_state(run / "backup" / "epoch-00001", whole / "backup" / "epoch-00001", 1e-6)
+
+    said: list[str] = []
+    resumed = quiet_train(config, run, resume=True, draw=overlay, said=said)
+    assert f"going on at epoch 2 of {EPOCHS}" in said
+    assert_same_state(run / "backup" / "epoch-00002", whole / "backup" / "epoch-00002", 1e-5)
+    for a, b in zip(weights_of(run), weights_of(whole), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert {**resumed, "seconds": 0} == pytest.approx({**metrics, "seconds": 0}) or resumed["f1"] == metrics["f1"]
+    rows = [list(csv.DictReader((folder / "history.csv").open(newline=""))) for folder in (run, whole)]
+    assert len(rows[0]) == EPOCHS
+    for ours, theirs in zip(*rows, strict=True):
+        for key in ("epoch", "loss", "val_loss", "val_f1", "learning_rate"):
+            assert float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-5), key
+
+
+def test_a_folder_that_holds_a_run_is_refused(scenes, unbroken, tmp_path):
+    run, _, _ = unbroken
+    config = configured(scenes, **MOVING)
+    with pytest.raises(ConfigError, match="holds a run already; go on with it with --resume, or name another folder"):
+        quiet_train(config, run)
+    with pytest.raises(ConfigError, match="this run is finished, there is nothing to resume"):
+        quiet_train(config, run, resume=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match="is not empty and holds no run"):
+            quiet_train(config, tmp_path, resume=resume)
+
+
+def test_another_configuration_on_resume_is_refused_by_its_keys(scenes, unbroken, tmp_path):
+    shutil.copy(unbroken[0] / "config.yaml", tmp_path / "config.yaml")
+    changed = configured(scenes, **{**MOVING, "train__epochs": 9, "data__augmentation__noise": 0.1})
+    with pytest.raises(ConfigError) as caught:
+        quiet_train(changed, tmp_path, resume=True)
+    message = str(caught.value)
+    assert "train.epochs was 3 and is 9" in message
+    assert "data.augmentation.noise was 0.0 and is 0.1" in message
+    assert message.count(" was ") == 2
+
+
+# ------------------------------------------------------------------------------------------ what cannot be trained
+
+
+def test_faulty_data_are_refused_with_every_fault(scenes, tmp_path):
+    data = shutil.copytree(scenes, tmp_path / "data")
+    (data / "B" / "scene_0000.png").unlink()
+    (data / "A" / "scene_0003.png").write_bytes(b"no image")
+    with pytest.raises(FaultyDataError) as caught:
+        quiet_train(configured(data), tmp_path / "run")
+    faults = [str(fault) for report in caught.value.reports for fault in report.faults]
+    assert any("scene_0000" in fault for fault in faults)
+    assert any("scene_0003" in fault for fault in faults)
+    assert list((tmp_path / "run").iterdir()) == []
+    quiet = configured(scenes, data__augmentation__jpeg=50, data__bands=1)
+    with pytest.raises(ConfigError, match=r"data\.bands: is 1, the images of .* have 3"):
+        quiet_train(quiet, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data__bands": 1, "data__augmentation__hue": 0.1}, r"data\.augmentation: hue and saturation need 3 bands"),
+        ({"inference__tile": 65}, r"inference\.tile: got 65, it must be a multiple of the model's stride 2"),
+        ({"inference__overlap": 64}, r"inference\.overlap: got 64, it must be smaller than inference\.tile, 64"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_and_claims_no_folder(tmp_path, changes, words):
+    data = three_classes(tmp_path / "data", 2)
+    with pytest.raises(ConfigError, match=words):
+        quiet_train(configured(data, **{"data__bands": 3, **changes}), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_data_without_a_root_or_with_too_few_pairs_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.root: is not set, name your data with --set data\.root=FOLDER"):
+        read_data(configured(), print)
+    with pytest.raises(DataError, match="has 1 pair to train on and no val split; at least 2 pairs are needed"):
+        read_data(configured(three_classes(tmp_path / "one", 1)), print)
+    with pytest.raises(ConfigError, match=r"data\.classes: names 2 classes, the masks hold 3: 0 to 2"):
+        read_data(configured(three_classes(tmp_path / "two", 2), data__classes=["none", "change"]), print)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(scenes, tmp_path):
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step"):
+        quiet_train(configured(scenes, train__learning_rate=1e30, train__warmup=0.0), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- the data
+
+
+def test_pairs_without_splits_are_divided_by_the_fraction_and_the_seed(tmp_path):
+    data = three_classes(tmp_path / "data", 10)
+    divided = [
+        read_data(configured(data, data__val_fraction=fraction, seed=seed), print)
+        for fraction, seed in ((0.3, 1), (0.3, 1), (0.3, 2), (0.01, 1), (0.99, 1))
+    ]
+    assert [len(part.val[0]) for part in divided] == [3, 3, 3, 1, 9]
+    assert divided[0] == divided[1]
+    assert divided[0].val != divided[2].val
+    for part in divided:
+        assert sorted(part.train[0] + part.val[0]) == list(range(10))
+    assert divided[0].classes == ("background", "class 1", "class 2")
+    assert read_data(configured(data, data__binary=True), print).classes == ("background", "change")
+    names = ["none", "dark", "light", "never"]
+    assert read_data(configured(data, data__classes=names), print).classes == tuple(names)
+
+
+def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
+    roots = three_classes(tmp_path / "one", 3), three_classes(tmp_path / "two", 2)
+    config = configured(
+        *roots, train__epochs=1, train__crops_per_epoch=4, train__loss={"cross_entropy": 1, "lovasz": 1, "focal": 1}
+    )
+    metrics = quiet_train(config, tmp_path / "run")
+    lists = {split: (tmp_path / "run" / "list" / f"{split}.txt").read_text().split() for split in ("train", "val")}
+    assert sorted(lists["train"] + lists["val"]) == ["0/p0", "0/p1", "0/p2", "1/p0", "1/p1"]
+    assert sorted(name[0] for name in lists["val"]) == ["0", "1"]
+    assert np.shape(metrics["confusion"]) == (3, 3)
+    assert np.sum(metrics["confusion"]) == 2 * 48 * 40
+    assert {"change_f1", "kappa", "accuracy", "precision", "recall", "iou"} <= set(metrics)
+    model = load_model(tmp_path / "run")
+    assert model.settings.classes == ("background", "class 1", "class 2")
+    assert model.output_shape[-1] == 3
+
+
+# ------------------------------------------------------------------------------------------ where the weights begin
+
+
+def initial(config: Config, run: Path, monkeypatch) -> tuple[ChangeDetector, list[str]]:
+    """The compiled model of a run at the moment its fitting begins."""
+
+    models: list[ChangeDetector] = []
+
+    def fit(self, *arguments, **options):
+        models.append(self)
+        raise InterruptedRunError
+
+    said: list[str] = []
+    monkeypatch.setattr(ChangeDetector, "fit", fit)
+    with pytest.raises(InterruptedRunError):
+        quiet_train(config, run, said=said)
+    return models[0], said
+
+
+def test_init_from_takes_all_weights_where_the_shapes_are_the_same(scenes, unbroken, tmp_path, monkeypatch):
+    model, said = initial(configured(scenes, train__init_from=str(unbroken[0])), tmp_path / "run", monkeypatch)
+    assert f"started from all weights of {unbroken[0]}" in said
+    origin = weights_of(unbroken[0])
+    kept = [w for w in model.get_weights() if np.issubdtype(w.dtype, np.floating)]
+    for a, b in zip(kept, [w for w in origin if np.issubdtype(w.dtype, np.floating)], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert model.settings.threshold == 0.5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_init_from_takes_the_encoder_where_the_rest_differs(scenes, unbroken, tmp_path, monkeypatch, shared):
+    config = configured(
+        scenes, train__init_from=str(unbroken[0]), model__shared_encoder=shared, model__decoder_channels=[5]
+    )
+    model, said = initial(config, tmp_path / "run", monkeypatch)
+    assert f"started from the encoder of {unbroken[0]}" in said
+    origin = load_model(unbroken[0]).get_layer("encoder").trainable_variables
+    for name in ("encoder",) if shared else ("encoder_before", "encoder_after"):
+        for a, b in zip(model.get_layer(name).trainable_variables, origin, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_init_from_another_encoder_is_refused(scenes, unbroken, tmp_path):
+    config = configured(scenes, train__init_from=str(unbroken[0]), model__encoder__channels=[4, 9])
+    with pytest.raises(ConfigError, match=r"train\.init_from: .* has another encoder"):
+        quiet_train(config, tmp_path / "run")
+
+
+def test_the_loss_is_scaled_in_float16_and_only_there(scenes, tmp_path, monkeypatch):
+    for precision, scaled in (("mixed_float16", True), ("mixed_bfloat16", False)):
+        model, _ = initial(configured(scenes, train__precision=precision), tmp_path / precision, monkeypatch)
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+        assert model.get_layer("head").dtype_policy.name == precision
+
+
+def test_a_run_without_a_seed_draws_one_and_writes_it(scenes, tmp_path, monkeypatch):
+    seeds = []
+    for name in ("one", "two"):
+        initial(configured(scenes, seed=None), tmp_path / name, monkeypatch)
+        seeds.append(json.loads((tmp_path / name / "environment.json").read_text())["seed"])
+    assert seeds[0] != seeds[1]
