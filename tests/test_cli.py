@@ -182,13 +182,13 @@ def test_overlay_to_a_file_and_to_a_folder(segdiff_command, here, tiny_run, tmp_
     assert json.loads(done.stdout)["files"] == [str(tmp_path / "one" / "x.png")]
     assert picture_of(tmp_path / "one" / "x.png").shape[1] > 3 * 64
 
-    status, out, err = here("overlay", a, b, label, "--out", tmp_path / "v1.2", "--truth", label)
+    status, _, err = here("overlay", a, b, label, "--out", tmp_path / "v1.2", "--truth", label)
     assert (status, err) == (0, "")
     assert [path.name for path in (tmp_path / "v1.2").iterdir()] == ["scene_0002.jpg"]
     plain, truth = picture_of(tmp_path / "one" / "x.png"), picture_of(tmp_path / "v1.2" / "scene_0002.jpg")
     assert plain.shape != truth.shape or np.abs(plain.astype(int) - truth).max() > 100, "the truth shows"
 
-    status, out, err = here("overlay", a, b, tiny_run.data / "label" / "none.png", "--out", tmp_path / "y.png")
+    status, _, err = here("overlay", a, b, tiny_run.data / "label" / "none.png", "--out", tmp_path / "y.png")
     assert status in (1, 2)
     require_one_line(err, "none.png")
     small = tmp_path / "small.png"

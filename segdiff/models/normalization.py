@@ -5,14 +5,18 @@ import math
 import keras
 from keras import ops
 
+MOMENTUM = 0.95
+"""Of the moving averages: short trainings must reach theirs too."""
+
 
 @keras.saving.register_keras_serializable(package="segdiff")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """Keras' batch normalization over the last axis of N x H x W x C, by TensorFlow's fused kernel.
 
-    Outside XLA Keras computes moments, scale and shift one after the other, each a pass over memory. The weights, the
-    saved format and the numbers are those of Keras; its own code runs on other backends, ranks, axes,
-    with masks and where ``renorm`` or ``synchronized`` is asked for.
+    Outside XLA Keras computes moments, scale and shift one after the other, each a pass over memory. The weights and
+    the numbers are those of Keras (a file names a layer by its class, so weights move between the two with
+    ``set_weights``); its own code runs on other backends, ranks, axes, with masks and where ``renorm`` or
+    ``synchronized`` is asked for.
     """
 
     def call(self, inputs, training=None, mask=None):

@@ -130,26 +130,24 @@ def test_golden_outputs_of_the_pytorch_originals(shared: Path, network: str):
     model = NETWORKS[network](3, 2)
     load_torch_state(model, {key[8:]: golden[key] for key in golden.files if key.startswith("weights/")})
     logits = model([golden["before"] * 255, golden["after"] * 255], training=False)
-    assert np.abs(log_softmax(logits) - golden["log_probabilities"]).max() < 1e-4
+    # 1e-4 would pass a border of zeros instead of replicated pixels, which is 6.6e-5 off with these weights
+    assert np.abs(log_softmax(logits) - golden["log_probabilities"]).max() < 1e-5
 
 
-@pytest.mark.parametrize("size", [(33, 21), (16, 32)])
-def test_same_as_the_paper_written_in_numpy(detector, size):
+def test_same_as_the_paper_written_in_numpy(detector):
     state = random_state(detector.name)
     model = with_precision(detector, "float32")  # a copy
     load_torch_state(model, {f"module.{name}": value for name, value in state.items()})
-    before, after = pair(*size)
+    before, after = pair(33, 21)
+    after /= 4  # noise alone looks alike in the deepest map, of which only that of after counts
     expected = paper_in_numpy(detector.name, state, before / 255, after / 255)
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(model([before, after], training=False), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(model([before, after], training=False), expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(
-    ("network", "count"), [("fc_ef", 1_350_578), ("fc_siam_conc", 1_545_986), ("fc_siam_diff", 1_350_146)]
-)
-def test_trainable_parameters_are_the_published_ones(network, count):
-    model = NETWORKS[network](3, 2)
-    assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == count
+def test_trainable_parameters_are_the_published_ones(detector):
+    published = {"fc_ef": 1_350_578, "fc_siam_conc": 1_545_986, "fc_siam_diff": 1_350_146}
+    assert sum(int(np.prod(weight.shape)) for weight in detector.trainable_weights) == published[detector.name]
 
 
 def test_is_a_change_detector_with_its_settings(detector):
