@@ -145,7 +145,7 @@ def test_check_says_what_is_there_and_what_is_wrong(here, tiny_run, tmp_path):
 
     data = copy_of(tiny_run.data, tmp_path / "faulty [v2]")
     faulty = plant_faults(data)
-    status, out, err = here("check", data)
+    status, out, err = here("check", data, "--quiet")
     assert status == 1
     for path in faulty:
         assert f"fault: {path}: " in out
@@ -286,7 +286,7 @@ def test_training_refuses_faulty_data_in_the_words_of_check(segdiff_command, her
     assert "4 faults" in done.stderr.splitlines()[-1]
     assert not NOISE.search(done.stderr)
     assert not (tmp_path / "run" / "config.yaml").exists(), "the same call must work once the data are mended"
-    status, out, err = here("evaluate", tiny_run.run, data)
+    status, out, err = here("evaluate", tiny_run.run, data, "--quiet")
     assert (status, out) == (1, "")
     assert err.splitlines()[:-1] == words
 
@@ -353,8 +353,11 @@ def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, he
     call = ("predict", tiny_run.run / "model.keras", before, after, "--out", out, "--probabilities")
     status, text, err = here(*call, "--json")
     assert status == 0
-    assert json.loads(text)["predicted"] == 10
+    first = json.loads(text)
+    assert (first["predicted"], first["failed"]) == (10, {})
     assert sorted(row["name"] for row in rows_of(out)) == sorted(rows)
+    status, text, err = here(*call, "--json")
+    assert (status, json.loads(text)) == (0, first), "with nothing left to do it says the same"
     for arguments, word in ((("--threshold", "0.9"), "options"), (("--tile", "64"), "options")):
         status, text, err = here(*call, *arguments)
         assert (status, text) == (2, "")

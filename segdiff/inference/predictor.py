@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ def predict_pairs(detector: Detector, pairs: Sequence[Pair], **options: Any) -> 
 
     with ThreadPoolExecutor(1) as reader:
         coming: Future | None = None
-        for pair, following in zip(pairs, [*pairs[1:], None], strict=True):
+        for pair, following in zip_longest(pairs, pairs[1:]):
             began = time.perf_counter()
             images = read(pair) if coming is None else coming.result()
             coming = None if following is None else reader.submit(read, following)

@@ -61,6 +61,7 @@ class DeepSupervision(keras.Model):
         self.decay = decay
         # The only reference: the layers of two models that are both attributes would be saved and loaded twice.
         self.supervised = keras.Model(detector.inputs, [logits, *heads], name="supervised")
+        self.built = True  # all weights exist: a backup can be loaded before the first batch
 
     def call(self, inputs, training=None):
         """The list of logits, the detector's first."""

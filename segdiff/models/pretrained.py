@@ -50,7 +50,7 @@ def load_imagenet(encoder: BackboneEncoder, preset: str | None = None) -> None:
             ) from error
     variables = encoder.weights
     for variable, array in zip(variables, arrays, strict=True):
-        stem = array.shape != tuple(variable.shape) and array.shape[2] % 3 == 0
+        stem = array.ndim == 4 and array.shape[2] != variable.shape[2]
         variable.assign(adapt_bands(array, encoder.bands) if stem else array)
 
 

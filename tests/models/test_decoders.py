@@ -17,8 +17,7 @@ from segdiff.models.heads import change_head
 
 STRIDES = [(1, 2, 4, 8), (2, 4, 8, 16, 32), (4, 8, 16, 32)]
 DECODERS = {
-    "unet": lambda maps, strides, **options: unet_decoder(maps, (4, 6, 8, 8)[: len(maps) - 1], strides, **options),
-    "unet_all": lambda maps, strides, **options: unet_decoder(
+    "unet": lambda maps, strides, **options: unet_decoder(
         maps, (4, 6, 8, 8)[: len(maps) - 1], strides, attention=True, squeeze_excite=True, **options
     ),
     "fpn": lambda maps, strides, **options: fpn_decoder(maps, 4, strides, **options),
@@ -57,14 +56,15 @@ def levels_of(model: keras.Model) -> dict[int, keras.KerasTensor]:
 def test_sizes_and_a_training_step_and_the_saved_file(decoder, strides, policy, tmp_path):
     keras.utils.set_random_seed(1)
     image, maps = pyramid(strides)
-    options = {"upsampling": "bilinear", "name": "mine"} if "unet" not in decoder or decoder == "unet_all" else {}
-    decoded = DECODERS[decoder](maps, strides, **options)
+    # bilinear enlarging is the one that half precision breaks
+    upsampling = "nearest" if policy == "float32" else "bilinear"
+    decoded = DECODERS[decoder](maps, strides, upsampling=upsampling, name="mine")
     model = keras.Model(image, change_head(decoded, 1, strides[0]))
     height, width = strides[-1] * 2, strides[-1]
     x = noise(2, height, width, 2)
 
     inside = keras.Model(image, levels_of(model))(x)
-    expected = strides[:-1] if "unet" in decoder else strides
+    expected = strides[:-1] if decoder == "unet" else strides
     assert sorted(inside) == list(expected)
     assert {stride: level.shape[1:3] for stride, level in inside.items()} == {
         stride: (height // stride, width // stride) for stride in expected
@@ -72,7 +72,7 @@ def test_sizes_and_a_training_step_and_the_saved_file(decoder, strides, policy, 
     assert {keras.backend.standardize_dtype(level.dtype) for level in inside.values()} == {
         keras.config.dtype_policy().compute_dtype
     }
-    assert decoded is model.get_layer(f"{options.get('name', 'decoder')}_level0_output").output
+    assert decoded is model.get_layer("mine_level0_output").output
 
     before = [weight.copy() for weight in model.get_weights()]
     model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=True)
@@ -174,13 +174,6 @@ def test_squeeze_and_excite_reduces_by_16():
     image = keras.Input((2, 2, 128))
     model = keras.Model(image, squeeze_and_excite(image, name="s"))
     assert model.get_layer("s_reduce").filters == 8
-
-
-def test_the_mean_of_a_large_half_precision_map_is_right():
-    image = keras.Input((None, None, 1), dtype="bfloat16")
-    squeeze = keras.layers.GlobalAveragePooling2D(keepdims=True, dtype="mixed_bfloat16")
-    assert float(squeeze(np.full((1, 256, 256, 1), 0.5, "float32"))[0, 0, 0, 0]) == 0.5
-    assert squeeze(image).dtype == "bfloat16"
 
 
 def test_the_mlp_decoder_equals_the_published_concatenation():

@@ -76,7 +76,7 @@ def test_training_moves_every_weight_once_and_the_saved_detector_has_no_further_
     training.compile(
         keras.optimizers.Adam(0.01),
         loss=ChangeLoss({"cross_entropy": 1.0}),
-        metrics=[keras.metrics.MeanMetricWrapper(spread)],
+        metrics=[spread],
     )
     history = training.fit(
         [BEFORE, AFTER], TRUTH, epochs=4, verbose=0, validation_data=([BEFORE, AFTER], TRUTH), batch_size=2

@@ -22,7 +22,6 @@ def test_maps_of_unknown_size_are_enlarged(interpolation, factor):
     x = np.random.default_rng(0).normal(size=(2, 5, 3, 3)).astype("float32")
     enlarged = keras.ops.convert_to_numpy(model(x))
     assert enlarged.shape == (2, 5 * factor, 3 * factor, 3)
-    # every block has the mean of its pixel, in the inside at least, whatever lies between
     if interpolation == "nearest" or factor == 1:
         np.testing.assert_array_equal(enlarged, np.repeat(np.repeat(x, factor, 1), factor, 2))
 
