@@ -161,7 +161,8 @@ class Backup(keras.callbacks.Callback):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         self.model.save_weights(temporary / "state.weights.h5")
-        (temporary / "state.json").write_text(json.dumps({"epoch": epoch}))
+        seeds = [keras.ops.convert_to_numpy(state).tolist() for state in _seed_states(self.model)]
+        (temporary / "state.json").write_text(json.dumps({"epoch": epoch, "seeds": seeds}))
         temporary.rename(target)
         for old in sorted(self.folder.glob("epoch-*"))[:-2]:
             shutil.rmtree(old)
@@ -174,7 +175,16 @@ def restore_backup(model: keras.Model, folder: Path) -> int:
         return 0
     model.optimizer.build(model.trainable_variables)
     model.load_weights(backups[-1] / "state.weights.h5")
-    return int(json.loads((backups[-1] / "state.json").read_text())["epoch"])
+    state = json.loads((backups[-1] / "state.json").read_text())
+    for variable, seed in zip(_seed_states(model), state["seeds"], strict=True):
+        variable.assign(seed)
+    return int(state["epoch"])
+
+
+def _seed_states(model: keras.Model) -> list[keras.Variable]:
+    """Where the random numbers of dropout stand, which a weights file leaves out."""
+    others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.variables if id(variable) not in others]
 
 
 class Pictures(keras.callbacks.Callback):
