@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -20,6 +21,7 @@ from rich.text import Text
 from segdiff import __version__
 
 if TYPE_CHECKING:
+    from data_pipelines.layouts import DataSet
     from data_pipelines.validation import CheckReport
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
@@ -144,15 +146,13 @@ def demo(
                 shutil.rmtree(out / name)
             else:
                 (out / name).unlink(missing_ok=True)
-    screen.say("1 of 4: drawing pairs of aerial scenes, some buildings of which change")
+    screen.say("1 of 3: drawing pairs of aerial scenes, some buildings of which change")
     _draw_pairs(screen, data, pairs=DEMO_PAIRS, size=256, seed=0)
-    screen.say("2 of 4: training a change detector on them")
+    screen.say("2 of 3: training a change detector on them")
     config = load_config(_config_file("demo"), [f"data.root={json.dumps(str(data))}"])
     _train(screen, config, run, resume=False)
-    screen.say("3 of 4: evaluating it on the pairs kept for validation")
-    scores = _evaluate(screen, run, data, split="val", out=None, ignore=None, overwrite=False)
-    screen.say("4 of 4: predicting masks and overlays of those pairs")
-    _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
+    screen.say("3 of 3: predicting the pairs kept for validation, with scores, masks and overlays")
+    scores = _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
     looks = {"overlays": predictions / "overlays", "masks": predictions / "masks", "model": run / "model.keras"}
     looks |= {"curves": run / "curves.png", "summary": predictions / "summary.csv"}
 
@@ -218,10 +218,31 @@ def check(
         raise typer.Exit(FAULTS)
 
 
+def _match(before: Path, after: Path) -> "DataSet":
+    """The pairs of two files or two folders; what cannot be paired at all is a wrong call."""
+    from data_pipelines.layouts import DataError, match_pairs
+    from segdiff.config import ConfigError
+
+    _require_there(before, after)
+    try:
+        return match_pairs(before, after)
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _require_there(*paths: Path) -> None:
+    from segdiff.config import ConfigError
+
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file or folder")
+
+
 def _checked(screen: _Screen, data: Path, ignore: int | None) -> "CheckReport":
     from data_pipelines.layouts import find_pairs
     from data_pipelines.validation import check as check_data
 
+    _require_there(data)
     found = find_pairs(data)
     with screen.progress("checking", "files") as update:
         return check_data(found, ignore=ignore, on_progress=update)
@@ -357,12 +378,15 @@ def _evaluate(
 ) -> dict[str, Any]:
     from data_pipelines.layouts import DataError
     from data_pipelines.validation import FaultyDataError
+    from segdiff.config import load_config
     from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
+    if ignore is None and (model / "config.yaml").is_file():
+        ignore = load_config(model / "config.yaml").data.ignore
     report = _checked(screen, data, ignore)
     if report.faults or report.coding is None:
         raise FaultyDataError([report])
@@ -442,9 +466,9 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Predict the change of a pair, or of two folders of images of any size, into a prediction folder."""
-    from data_pipelines.layouts import DataError, match_pairs
+    from data_pipelines.layouts import DataError
 
-    data = match_pairs(before, after)
+    data = _match(before, after)
     if empty := [str(fault) for fault in data.faults if fault.path.is_dir()]:
         raise DataError("; ".join(empty))
     _import_tensorflow(debug)
@@ -525,7 +549,7 @@ def overlay(
     debug: Debug = False,
 ) -> None:
     """Show masks over their images: before, after, and the contour of the change."""
-    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError, match_pairs
+    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
     from segdiff.config import ConfigError
 
     screen = _Screen(as_json, quiet)
@@ -534,10 +558,11 @@ def overlay(
         raise ConfigError(
             f"{out}: pictures are written as {', '.join(writable)}; without such an ending OUT is a folder"
         )
-    data = match_pairs(before, after)
+    _require_there(mask, *([truth] if truth else []))
+    data = _match(before, after)
     folders = after.is_dir()
     for path in (mask, truth):
-        if path is not None and path.exists() and path.is_dir() != folders:
+        if path is not None and path.is_dir() != folders:
             kind = "folders" if folders else "files"
             raise ConfigError(f"{path}: {before} and {after} are {kind}, so masks and truth must be {kind} too")
     if folders and suffix in writable:
@@ -667,6 +692,10 @@ def _status_of(error: Exception) -> int:
         return CANNOT_GO_ON
     if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
         _complain(f"out of memory: take smaller crops or tiles, or a smaller batch ({line[:200]})")
+        return CANNOT_GO_ON
+    if (gone_bad := re.search(r"DecodeError: (.*?)(?: Traceback|$)", line)) and not isinstance(error, OSError):
+        # raised in a thread of tf.data: a file that was whole when it was checked
+        _complain(gone_bad[1])
         return CANNOT_GO_ON
     if isinstance(error, OSError):
         _complain(f"{error.filename or 'the disk'}: {error.strerror or line}")

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,10 +18,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+def _expand_home(value: Any) -> Any:
+    return str(Path(value).expanduser()) if isinstance(value, str | os.PathLike) else value
+
+
 class DataRoot(_Section):
     """One data set among several."""
 
-    path: str = Field(description="folder or CSV file of the data set")
+    path: Annotated[str, BeforeValidator(_expand_home)] = Field(description="folder or CSV file of the data set")
     weight: float | None = Field(None, gt=0, description="share of the crops; default: its number of pairs")
 
 
@@ -58,7 +62,7 @@ class DataConfig(_Section):
     bands: int = Field(3, ge=1, le=64, description="bands of the images; grey and RGB are brought to each other")
     binary: bool = Field(False, description="every class but 0 is the change")
     classes: tuple[str, ...] | None = Field(None, min_length=2, description="names of the classes, 0 first")
-    ignore: int | None = Field(None, ge=0, le=255, description="mask value of pixels without truth")
+    ignore: int | None = Field(None, ge=1, le=255, description="mask value of pixels without truth")
     crop: int = Field(256, ge=16, le=4096, description="side of the training crops, in pixels")
     positive_crop_fraction: float = Field(0.5, ge=0, le=1, description="share of the crops laid around a changed pixel")
     cache: Literal["memory", "disk", "none"] = Field(
@@ -148,12 +152,11 @@ class Config(_Section):
     inference: InferenceConfig = InferenceConfig()
 
 
-def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in the YAML file, with ``section.key=value`` overrides laid over it.
 
     Raises ConfigError, in one line, on a file that is no YAML mapping, an unknown key and a value that is not allowed.
     """
-    source = "--set" if path is None else str(path)
     values: Any = {}
     if path is not None:
         try:
@@ -170,7 +173,9 @@ def load_config(path: Path | None = None, overrides: Iterable[str] = ()) -> Conf
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(f"{source}: {_explain(item)}" for item in error.errors())) from error
+        overridden = [override.partition("=")[0] for override in overrides]
+        lines = [f"{_source(item, path, overridden)}: {_explain(item)}" for item in error.errors()]
+        raise ConfigError("; ".join(lines)) from error
 
 
 def dump_config(config: Config) -> str:
@@ -197,6 +202,13 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
 
 
+def _source(item: Any, path: Path | None, overridden: list[str]) -> str:
+    """Where a wrong key or value stands: in an override, or in the file."""
+    key = ".".join(str(part) for part in item["loc"])
+    by_override = any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in overridden)
+    return "--set" if by_override or path is None else str(path)
+
+
 def _explain(item: Any) -> str:
     location = [part for part in item["loc"] if part != "[key]"]
     key = ".".join(str(part) for part in location)
@@ -212,6 +224,8 @@ def _explain(item: Any) -> str:
         allowed = [part.strip().strip("'") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
         near = difflib.get_close_matches(str(item["input"]), allowed, n=1, cutoff=0.6)
         problem += f"; did you mean {near[0]}?" if near else ""
+    if item["type"] == "model_type":
+        problem = f"it is a section with the keys {', '.join(_field_names(location))}"
     given = item["input"].model_dump() if isinstance(item["input"], BaseModel) else item["input"]
     return f"{key}: got {given!r}, {problem}"
 

@@ -24,6 +24,11 @@ class Truth:
     """Of the model. For a binary model every class but 0 is the change."""
 
     def __post_init__(self) -> None:
+        if self.classes > 2 and self.coding.values == (0, 255):
+            raise DataError(
+                f"the masks hold 0 and 255, change or none, and the model tells {self.classes} classes apart; "
+                "take masks of class indices, or a binary model"
+            )
         if self.classes > 2 and self.coding.classes > self.classes:
             raise DataError(
                 f"the masks hold {self.coding.classes} classes and the model knows {self.classes}; "

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.layouts import DataError, Pair
+from segdiff.files import write_whole
 from segdiff.inference.objects import feature, find_objects, open_geojson
 from segdiff.inference.predictor import LoadedPair, Prediction
 from segdiff.inference.rasters import (
@@ -20,7 +21,6 @@ from segdiff.inference.rasters import (
     open_mask_writer,
     open_probability_writer,
     write_png_mask,
-    write_whole,
 )
 
 DrawPair = Callable[..., np.ndarray]

@@ -15,7 +15,7 @@ from rasterio.features import shapes
 from rasterio.transform import Affine
 from rasterio.warp import transform_geom
 
-from segdiff.inference.rasters import write_whole
+from segdiff.files import write_whole
 
 WGS84_SEMI_MAJOR = 6378137.0
 """Equatorial radius in metres."""

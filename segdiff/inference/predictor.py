@@ -194,7 +194,7 @@ def predict_folder(
 ) -> Iterator[Prediction]:
     """Predictions of two folders of images, paired by stem, or of two files, one after the other.
 
-    Raises DataError at once where an image has no partner, and at the pair that cannot be read.
+    Raises DataError before the first result where an image has no partner, and at the pair that cannot be read.
     """
     data = match_pairs(Path(before), Path(after))
     if data.faults:

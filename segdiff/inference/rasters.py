@@ -1,6 +1,5 @@
 """Rasters and masks on disk: GeoTIFFs written by rows, PNG masks, and which pixels of a raster are valid."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from data_pipelines.decoding import Grid
+from segdiff.files import write_whole
 
 BLOCK = 256
 """The edge of a GeoTIFF's blocks in pixels."""
@@ -26,18 +26,6 @@ OVERVIEWS_ABOVE = 1024
 def is_raster(path: Path) -> bool:
     """Whether `path` is named as a TIFF (.tif, .tiff), which is read and written by windows."""
     return Path(path).suffix.lower() in {".tif", ".tiff"}
-
-
-@contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` at the end, or remove it where an error came up."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RowWriter:

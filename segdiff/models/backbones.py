@@ -153,7 +153,8 @@ class BackboneEncoder(keras.Model):
         policy = keras.dtype_policies.get(dtype)
         with _default_policy(policy):
             _, image, features = build_pyramid(backbone, bands, dropout)
-            super().__init__(image, features, name=name, trainable=trainable)
+            super().__init__(image, features, name=name)
+        self.trainable = trainable  # Keras passes its own argument on to no layer
         self.backbone, self.bands, self.dropout = backbone, bands, dropout
 
     def call(self, inputs, training=None, mask=None):
@@ -189,7 +190,7 @@ def build_pyramid(name: str, bands: int, dropout: float = 0.0) -> tuple[keras.Mo
     whole = getattr(_keras_cv().models, backbone.kind)(
         **backbone.numbers, **depth, include_rescaling=False, input_tensor=rescaled
     )
-    layers = [whole.get_layer(name) for _, name in sorted(whole.pyramid_level_inputs.items())]
+    layers = [whole.get_layer(layer) for _, layer in sorted(whole.pyramid_level_inputs.items())]
     if backbone.stem is not None:
         layers.insert(0, whole.get_layer(backbone.stem))
     # each layer was called twice, KerasCV's model having copied the graph: the first call is that on our image

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-MOMENTUM = 0.95
+MOMENTUM = 0.98
 """Of the moving averages: short trainings must reach theirs too."""
 
 

@@ -17,6 +17,7 @@ from data_pipelines.layouts import DataError, Pair, find_pairs
 from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches, whole_image_batches
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import Config, ConfigError, dump_config, load_config
+from segdiff.files import write_whole
 from segdiff.models.change_detector import ChangeDetector, build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.models.precision import choose_precision, with_precision
@@ -101,14 +102,19 @@ def train(
     rows = [row for row in read_history(run / "history.csv") if row["epoch"] <= start] if start else []
     if start:
         say(f"going on at epoch {start + 1} of {config.train.epochs}")
+    elif resume:
+        say(f"{run} holds nothing to go on with: the run begins at epoch 1")
     _write_run(run, config, data, seed, precision)
 
     batches = training_batches(store, plan, augmentation, first_step=start * plan.steps_per_epoch, steps=steps)
-    examples = [store[index] for index in val_indices[:4]]
+    corner = (slice(0, 512), slice(0, 512))  # of a big image it tells as much
+    looked_at = [store[index] for index in val_indices[:4]]
+    examples = [(pair.before[corner], pair.after[corner], pair.mask[corner]) for pair in looked_at]
 
     def pictures(current: keras.Model) -> list[np.ndarray]:
         return [
-            draw(e.before, e.after, _mask(current, e.before, e.after), e.mask, classes=data.classes) for e in examples
+            draw(before, after, _mask(current, before, after), mask, classes=data.classes)
+            for before, after, mask in examples
         ]
 
     moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
@@ -138,6 +144,9 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
     """Finds, checks and divides the pairs of every data root."""
     if not config.data.root:
         raise ConfigError("data.root: is not set, name your data with --set data.root=FOLDER")
+    for root in config.data.root:
+        if not Path(root.path).exists():
+            raise ConfigError(f"data.root: there is no {root.path}")
     reports = [check(find_pairs(Path(root.path)), ignore=config.data.ignore) for root in config.data.root]
     if any(report.faults for report in reports):
         raise FaultyDataError(reports)
@@ -158,10 +167,10 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
         here = range(first, len(pairs))
         chosen = {split: [k for k in here if pairs[k].pair.split == split] for split in ("train", "val", "all")}
         to_train, to_val = chosen["train"] or chosen["all"], chosen["val"]
-        if not to_val:
-            to_train, to_val = _divide(to_train, config, report.data.root)
         if not to_train:
             raise DataError(f"{report.data.root}: has no train split, only {', '.join(report.data.splits)}")
+        if not to_val:
+            to_train, to_val = _divide(to_train, config, report.data.root)
         train.append(tuple(to_train))
         val.append(tuple(to_val))
     classes = _classes(config, [coding.classes for coding in codings])
@@ -301,15 +310,19 @@ def _seed(config: Config, run: Path) -> int:
 
 
 def _write_run(run: Path, config: Config, data: TrainingData, seed: int, precision: str) -> None:
-    (run / "config.yaml").write_text(dump_config(config))
-    (run / "list").mkdir(exist_ok=True)
+    _write_text(run / "config.yaml", dump_config(config))  # first: it is what makes the folder a run
     for split, groups in (("train", data.train), ("val", data.val)):
         lines = [
             qualified_name(data.pairs[index].pair, number if len(groups) > 1 else None)
             for number, group in enumerate(groups)
             for index in group
         ]
-        (run / "list" / f"{split}.txt").write_text("".join(f"{line}\n" for line in lines))
+        text, file = "".join(f"{line}\n" for line in lines), run / "list" / f"{split}.txt"
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            raise ConfigError(
+                f"{file}: the data hold other pairs than when this run began; train anew in another folder"
+            )
+        _write_text(file, text)
     packages = ("segdiff", "keras", "tensorflow", "numpy", "albumentations", "opencv-python-headless")
     environment = {
         "python": sys.version.split()[0],
@@ -319,7 +332,13 @@ def _write_run(run: Path, config: Config, data: TrainingData, seed: int, precisi
         "precision": precision,
         "seed": seed,
     }
-    (run / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    _write_text(run / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with write_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def qualified_name(pair: Pair, root: int | None) -> str:
@@ -356,7 +375,5 @@ def _conclude(
         "classes": class_scores(counts.at(scores["threshold"]), data.classes),
         "confusion": counts.at(scores["threshold"]).tolist(),
     }
-    temporary = run / "metrics.tmp"
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(run / "metrics.json")
+    _write_text(run / "metrics.json", json.dumps(result, indent=2) + "\n")
     return result

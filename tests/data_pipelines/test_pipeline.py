@@ -96,6 +96,12 @@ def test_batches_hang_on_the_seed_and_the_step_alone(tmp_path, monkeypatch):
     assert not np.array_equal(runs[1][0][0], runs[1][4][0])  # the second epoch is not the first
 
 
+def test_a_pair_is_cropped_and_augmented_anew_in_every_epoch(tmp_path):
+    store, augmentation = store_of(pairs_of(tmp_path, [(40, 40)])), Augmentation(bands=3, **SOMETHING)
+    drawn = batches_of(store, plan_of(1, batch=1), steps=6, augmentation=augmentation)
+    assert len({before.tobytes() for before, _, _ in drawn}) == 6
+
+
 def test_batches_have_the_promised_shapes_and_the_last_one_is_smaller(tmp_path):
     plan = plan_of(5)
     assert plan.steps_per_epoch == 3
