@@ -684,7 +684,12 @@ def _status_of(error: Exception) -> int:
     if isinstance(error, DataError):
         _complain(line)
         return FAULTS
-    if isinstance(error, ConfigError) or type(error).__name__ in ("ModelError", "FolderError", "SplitError"):
+    if isinstance(error, ConfigError) or type(error).__name__ in (
+        "ModelError",
+        "FolderError",
+        "SplitError",
+        "WeightsError",
+    ):
         _complain(line)
         return WRONG_CALL
     if type(error).__name__ == "TrainingError":
