@@ -86,10 +86,16 @@ class EncoderConfig(_Section):
         return value
 
 
+Architecture = Literal["unet_diff", "fc_ef", "fc_siam_conc", "fc_siam_diff"]
+
+
 class ModelConfig(_Section):
     """The change detector."""
 
-    architecture: Literal["unet_diff"] = Field("unet_diff", description="which network")
+    architecture: Architecture = Field(
+        "unet_diff",
+        description="ours, or a published network (Daudt et al. 2018), which takes no further keys",
+    )
     encoder: EncoderConfig = EncoderConfig()
     shared_encoder: bool = Field(True, description="one encoder for both images, or one each")
     align: Literal["strict", "crop", "resize", "crop_resize"] = Field(
@@ -101,6 +107,14 @@ class ModelConfig(_Section):
     decoder_channels: tuple[int, ...] | None = Field(
         None, description="one per level but the deepest, finest first; default: the encoder's"
     )
+
+    @model_validator(mode="after")
+    def _published_as_published(self) -> "ModelConfig":
+        if self.architecture != "unet_diff":
+            fields = (name for name in type(self).model_fields if name != "architecture")
+            if changed := [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]:
+                raise ValueError(f"{self.architecture} is built as published, it does not take {', '.join(changed)}")
+        return self
 
     @model_validator(mode="after")
     def _levels(self) -> "ModelConfig":

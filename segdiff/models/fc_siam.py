@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from segdiff.models.alignment import AlignFeatures
-from segdiff.models.change_detector import ChangeDetector, Settings
+from segdiff.models.change_detector import ChangeDetector, Settings, class_names
 from segdiff.models.difference import Difference
 from segdiff.models.normalization import FusedBatchNormalization
 from segdiff.models.padding import CropToImage
@@ -174,8 +174,7 @@ def _detector(
     x = CropToImage(name="crop")(x, before)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
     model = ChangeDetector([before, after], logits, name=name)
-    names = ("background", "change") if classes <= 2 else ("background", *(f"class {k}" for k in range(1, classes)))
-    model.settings = Settings(classes=names, stride=STRIDE)
+    model.settings = Settings(classes=class_names(classes), stride=STRIDE)
     return model
 
 

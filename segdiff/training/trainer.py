@@ -18,7 +18,8 @@ from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import Config, ConfigError, dump_config, load_config
 from segdiff.files import write_whole
-from segdiff.models.change_detector import ChangeDetector, build_change_detector
+from segdiff.models.architectures import build_change_detector
+from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
 from segdiff.models.precision import choose_precision, with_precision
 from segdiff.training.callbacks import (

@@ -18,7 +18,7 @@ from data_pipelines.layouts import DataError, match_pairs
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.folder import COLUMNS, FolderError, Job, PredictionFolder
 from segdiff.inference.predictor import Detector, FailedPair, predict_pairs
-from segdiff.models.change_detector import build_change_detector
+from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
 from segdiff.visualization.overlays import overlay, write_image
 

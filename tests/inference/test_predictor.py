@@ -16,7 +16,7 @@ import segdiff
 from data_pipelines.layouts import DataError, match_pairs
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.predictor import Detector, FailedPair, PredictedPair, predict_pairs
-from segdiff.models.change_detector import build_change_detector
+from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import ModelError
 
 GRID = {"crs": "EPSG:32633", "transform": from_origin(500000, 5000000, 0.5, 0.5)}

@@ -6,7 +6,7 @@ import pytest
 
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.runtimes import tensorflow_runtime
-from segdiff.models.change_detector import build_change_detector
+from segdiff.models.architectures import build_change_detector
 
 
 def make_model(classes: int):

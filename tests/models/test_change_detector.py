@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 
 from segdiff.config import EncoderConfig, ModelConfig
-from segdiff.models.change_detector import ChangeDetector, Settings, build_change_detector
+from segdiff.models.architectures import build_change_detector
+from segdiff.models.change_detector import ChangeDetector, Settings
 from segdiff.models.difference import MODES
 
 

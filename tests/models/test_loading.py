@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from segdiff.config import EncoderConfig, ModelConfig
-from segdiff.models.change_detector import ChangeDetector, Settings, build_change_detector
+from segdiff.models.architectures import build_change_detector
+from segdiff.models.change_detector import ChangeDetector, Settings
 from segdiff.models.loading import ModelError, load_model, resolve_model
 from segdiff.resources import shipped
 

@@ -4,7 +4,8 @@ import pytest
 
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.models import precision
-from segdiff.models.change_detector import ChangeDetector, Settings, build_change_detector
+from segdiff.models.architectures import build_change_detector
+from segdiff.models.change_detector import ChangeDetector, Settings
 from segdiff.models.precision import FIXED, POLICIES, choose_precision, with_precision
 
 

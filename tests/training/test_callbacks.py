@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from segdiff.config import EncoderConfig, ModelConfig
-from segdiff.models.change_detector import ChangeDetector, build_change_detector
+from segdiff.models.architectures import build_change_detector
+from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
 from segdiff.training.callbacks import (
