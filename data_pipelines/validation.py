@@ -304,17 +304,19 @@ class FaultyDataError(DataError):
         self.reports = tuple(reports)
 
 
-def read_lone_mask(path: Path, ignore: int | None = None) -> np.ndarray:
-    """A single mask as class indices (uint8 H x W, IGNORE where there is no truth), by the coding of its own values.
+def recognise_files(paths: Sequence[Path], ignore: int | None = None) -> MaskCoding:
+    """The coding of loose mask files, recognised over all of them together.
 
-    Raises DecodeError where it cannot be read, DataError where its values are none of the codings.
+    Raises DecodeError where one cannot be read, DataError where their values are none of the codings.
     """
-    raw = read_mask(path)
-    values, counts = np.unique(raw, return_counts=True)
-    coding, _ = recognise_coding([dict(zip(values.tolist(), counts.tolist(), strict=True))], ignore)
+    seen: Counter[int] = Counter()
+    histograms = []
+    for path in paths:
+        values, counts = np.unique(read_mask(path), return_counts=True)
+        histograms.append(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        seen.update(histograms[-1])
+    coding, _ = recognise_coding(histograms, ignore)
     if coding is None:
-        raise DataError(f"{path}: its values {_words(values.tolist())} are no mask coding; allowed are {_CODINGS}")
-    try:
-        return coding.decode(raw)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        where = paths[0] if len(paths) == 1 else paths[0].parent
+        raise DataError(f"{where}: {_words(sorted(seen))} are no mask coding; allowed are {_CODINGS}")
+    return coding

@@ -1,7 +1,9 @@
 """The commands. Whatever needs TensorFlow is imported inside the command that needs it."""
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -10,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -21,8 +23,8 @@ from rich.text import Text
 from segdiff import __version__
 
 if TYPE_CHECKING:
-    from data_pipelines.layouts import DataSet
-    from data_pipelines.validation import CheckReport
+    from data_pipelines.layouts import DataSet, Pair
+    from data_pipelines.validation import CheckReport, MaskCoding
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
@@ -43,7 +45,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result onl
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's log.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the predictions of another job in OUT.")]
 Threshold = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Probability from which a pixel is change; default: the model's.")
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Probability from which a pixel is change, above 0, below 1; default: the model's."
+    ),
 ]
 Tile = Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels; default: the model's.")]
 Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels that tiles share; default: the model's.")]
@@ -348,7 +353,8 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, .keras file or shipped name.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled data set.")],
     split: Annotated[
-        str | None, typer.Option(help="test, val, train or all; default: test where there is one, else all.")
+        Literal["test", "val", "train", "all"] | None,
+        typer.Option(help="test, val, train or all; default: test where there is one, else all."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write masks and overlays with truth.")] = None,
     ignore: Ignore = None,
@@ -378,15 +384,17 @@ def _evaluate(
 ) -> dict[str, Any]:
     from data_pipelines.layouts import DataError
     from data_pipelines.validation import FaultyDataError
-    from segdiff.config import load_config
+    from segdiff.config import ConfigError, load_config
     from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
+    from segdiff.models.loading import resolve_model
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
     if ignore is None and (model / "config.yaml").is_file():
         ignore = load_config(model / "config.yaml").data.ignore
+    resolve_model(model)  # a wrong name is said before the data are read
     report = _checked(screen, data, ignore)
     if report.faults or report.coding is None:
         raise FaultyDataError([report])
@@ -398,13 +406,15 @@ def _evaluate(
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
     board = Scoreboard(classes)
-    screen.say(f"{len(pairs)} pairs of split {chosen}, threshold {detector.settings.threshold:.3f}")
+    if report.bands != detector.bands and (report.bands, detector.bands) != (1, 3):
+        raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {detector.bands}")
+    screen.say(f"pairs of split {chosen}: {len(pairs)}, threshold {detector.settings.threshold:.3f}")
     errors: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = None
         if out is not None:
             true_masks = {pair.name: str(pair.mask.resolve()) for pair in pairs if pair.mask}
-            job = Job(detector.path, {"split": chosen}, {"data": str(data.resolve())}, true_masks)
+            job = Job(detector.path, {"split": chosen, "ignore": ignore}, {"data": str(data.resolve())}, true_masks)
             folder = PredictionFolder(
                 out, job, classes=classes, draw=draw, write_image=write_image,
                 columns=("f1", "precision", "recall", "iou"), overwrite=overwrite, resume=False,
@@ -421,10 +431,12 @@ def _evaluate(
                     folder.add(result.pair, result.images, result.prediction, result.seconds, true, scores)
             except DataError as error:
                 errors[result.pair.name] = str(error)
-                screen.say(f"failed: {error}")
+                _complain(str(error))
                 if folder:
                     folder.fail(result.pair.name, str(error))
             update(done, len(pairs))
+    if not board.pairs:
+        raise DataError(f"{data}: none of the {len(pairs)} pairs of split {chosen} could be scored")
     return {
         "model": detector.path,
         "data": data,
@@ -494,9 +506,10 @@ def predict(
         out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
         probabilities=probabilities, overwrite=overwrite,
     )  # fmt: skip
+    folder.keep_current(data.pairs)
     pairs = [pair for pair in data.pairs if pair.name not in folder.done]
     if folder.done:
-        screen.say(f"{len(folder.done)} pairs are done already, {len(pairs)} are left")
+        screen.say(f"done already: {len(folder.done)}, left: {len(pairs)}")
     failed: dict[str, str] = {}
     for fault in data.faults:
         failed[fault.path.stem] = "; ".join(filter(None, (failed.get(fault.path.stem), str(fault))))
@@ -504,7 +517,7 @@ def predict(
     with folder, screen.progress("predicting") as update:
         for name, problem in failed.items():
             folder.fail(name, problem)
-            screen.say(f"failed: {problem}")
+            _complain(problem)
         for done, result in enumerate(predict_pairs(detector, pairs, **options), start=1):
             try:
                 if isinstance(result, FailedPair):
@@ -514,7 +527,7 @@ def predict(
             except DataError as error:
                 failed[result.pair.name] = str(error)
                 folder.fail(result.pair.name, str(error))
-                screen.say(f"failed: {error}")
+                _complain(str(error))
             update(done, len(pairs))
     summary = {
         "out": out,
@@ -567,15 +580,21 @@ def overlay(
             raise ConfigError(f"{path}: {before} and {after} are {kind}, so masks and truth must be {kind} too")
     if folders and suffix in writable:
         raise ConfigError(f"{out}: is one picture, {after} is a folder of images; name a folder with --out")
+    if suffix not in writable and out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file; name a folder, or a picture that ends in {', '.join(writable)}")
     failed = {fault.path.stem: str(fault) for fault in data.faults}
     drawn = []
+    masks, mask_coding = _masks_of(mask, data, ignore)
+    truths, truth_coding = ({}, None) if truth is None else _masks_of(truth, data, ignore)
     with screen.progress("drawing") as update:
         for done, pair in enumerate(data.pairs, start=1):
             try:
-                shown = _of_stem(mask, pair.name) if folders else mask
-                true = _of_stem(truth, pair.name) if folders and truth else truth
+                for folder, found in ((mask, masks), (truth, truths)):
+                    if folder is not None and pair.name not in found:
+                        raise DataError(f"{folder}: has no mask {pair.name}.png for the pair {pair.name}; add it")
                 file = out if suffix in writable else out / f"{pair.name}.jpg"
-                _draw_overlay(pair.before, pair.after, shown, true, ignore, file)
+                true = (truths[pair.name], truth_coding) if truth_coding else None
+                _draw_overlay(pair, (masks[pair.name], mask_coding), true, file)
                 drawn.append(file)
             except DataError as error:
                 if not folders:
@@ -589,34 +608,48 @@ def overlay(
         raise typer.Exit(SOME_FAILED)
 
 
-def _of_stem(folder: Path, stem: str) -> Path:
+def _masks_of(source: Path, data: "DataSet", ignore: int | None) -> tuple[dict[str, Path], "MaskCoding"]:
+    """The masks by the name of their pair, and the coding that they have together."""
     from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
+    from data_pipelines.validation import recognise_files
 
-    for suffix in IMAGE_SUFFIXES:
-        if (folder / f"{stem}{suffix}").is_file():
-            return folder / f"{stem}{suffix}"
-    raise DataError(f"{folder}: has no mask {stem}.png for the pair {stem}; add it")
+    if source.is_dir():
+        names = {pair.name for pair in data.pairs}
+        images = (file for file in sorted(source.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES)
+        masks = {file.stem: file for file in images if file.stem in names}
+    else:
+        masks = {pair.name: source for pair in data.pairs}
+    if not masks:
+        raise DataError(f"{source}: holds no mask for any of the pairs; masks pair by stem")
+    return masks, recognise_files(list(masks.values()), ignore)
 
 
-def _draw_overlay(before: Path, after: Path, mask: Path, truth: Path | None, ignore: int | None, file: Path) -> None:
+def _draw_overlay(
+    pair: "Pair", mask: tuple[Path, "MaskCoding"], truth: tuple[Path, "MaskCoding"] | None, file: Path
+) -> None:
     import numpy as np
 
     from data_pipelines import IGNORE
-    from data_pipelines.decoding import read_image, read_mask
+    from data_pipelines.decoding import read_image, read_mask, require_same_grid
     from data_pipelines.layouts import DataError
-    from data_pipelines.validation import read_lone_mask
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
-    shown = read_lone_mask(mask, ignore)
-    true = None if truth is None else read_lone_mask(truth, ignore)
-    if true is not None and set(np.unique(read_mask(mask))) <= {0, 255}:
+    for path in (pair.before, mask[0], *([truth[0]] if truth else [])):
+        require_same_grid(path, pair.after)
+    before, after = read_image(pair.before), read_image(pair.after)
+    shown = mask[1].decode(read_mask(mask[0]))
+    true = None if truth is None else truth[1].decode(read_mask(truth[0]))
+    for path, image in ((pair.before, before), (mask[0], shown), *([(truth[0], true)] if truth else [])):
+        if image.shape[:2] != after.shape[:2]:  # type: ignore[union-attr]
+            sizes = [f"{x.shape[1]} x {x.shape[0]}" for x in (image, after)]  # type: ignore[union-attr]
+            raise DataError(
+                f"{path}: is {sizes[0]} pixels (width x height), {pair.after} is {sizes[1]}; crop or resample one"
+            )
+    if true is not None and mask[1].values == (0, 255):
         # a mask that tells change from none is right wherever the truth has any class
         true = np.where((true > 0) & (true != IGNORE), np.uint8(1), true)
-    try:
-        picture = draw(read_image(before), read_image(after), shown, true)
-    except ValueError as error:
-        raise error if isinstance(error, DataError) else DataError(f"{mask}: {error}") from error
+    picture = draw(before, after, shown, true)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_image(file, picture)
 
@@ -650,6 +683,7 @@ def _import_tensorflow(debug: bool) -> None:
     """
     if debug:
         return
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
@@ -703,7 +737,8 @@ def _status_of(error: Exception) -> int:
         _complain(gone_bad[1])
         return CANNOT_GO_ON
     if isinstance(error, OSError):
-        _complain(f"{error.filename or 'the disk'}: {error.strerror or line}")
+        mend = "make room and run the same again" if error.errno == errno.ENOSPC else "mend the path or its permissions"
+        _complain(f"{error.filename or 'the output'}: {error.strerror or line}; {mend}")
         return CANNOT_GO_ON
     _complain(f"{type(error).__name__}: {line} (this is a fault of segdiff; --debug shows where)")
     return CANNOT_GO_ON

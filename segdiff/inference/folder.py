@@ -96,8 +96,11 @@ class PredictionFolder:
         if described.exists() and overwrite:
             self._remove_predictions()
         elif described.exists():
-            before = json.loads(described.read_text())
-            differing = [key for key in ("model_sha256", "options", "inputs") if before.get(key) != job[key]]
+            try:
+                before = json.loads(described.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise FolderError(f"{described}: is broken; replace these predictions with --overwrite") from error
+            differing = [key for key in ("model_sha256", "options", "inputs", "truth") if before.get(key) != job[key]]
             if differing:
                 raise FolderError(
                     f"{folder}: holds the predictions of another job ({', '.join(differing)} differ); "
@@ -133,6 +136,22 @@ class PredictionFolder:
         rows = [row for row in csv.DictReader(_whole_lines(summary)) if None not in row.values()]
         masks = {path.stem for path in (self.folder / "masks").iterdir()}
         return {row["name"]: row for row in rows if row["status"] == "ok" and row["name"] in masks}
+
+    def keep_current(self, pairs: Sequence[Pair]) -> None:
+        """Drops from ``done`` what is not among the pairs any more, and what was predicted before an image changed."""
+        current = {pair.name: pair for pair in pairs}
+        masks = {path.stem: path for path in (self.folder / "masks").iterdir()}
+
+        def newest(path: Path) -> int:
+            state = path.stat()  # the time of change too: a copy that keeps its times is new all the same
+            return max(state.st_mtime_ns, state.st_ctime_ns)
+
+        self.done = {
+            name: row
+            for name, row in self.done.items()
+            if name in current
+            and masks[name].stat().st_mtime_ns > max(newest(current[name].before), newest(current[name].after))
+        }
 
     def __enter__(self) -> "PredictionFolder":
         kept = self._kept_features()

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,16 +45,6 @@ class Region:
     geometry: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Totals:
-    """What a mask holds in all: regions, changed pixels, and their area in `area_unit` ("m2" or "px")."""
-
-    objects: int
-    changed_pixels: int
-    area: float
-    area_unit: str
-
-
 def find_objects(
     mask: np.ndarray,
     probability: np.ndarray | None,
@@ -66,8 +56,10 @@ def find_objects(
 
     A region is a set of pixels of one class that touch by an edge or a corner; regions come ordered by class, then by
     their first pixel. `probability` is float H x W, 0..1. `transform` is the affine transform of the pixels (a, b, c,
-    d, e, f in rasterio's order) and `crs` its reference system; with both the regions are georeferenced. Areas are as
-    in `measure_mask`. A polygon is the outline of the pixels; parts that touch by a corner only share that vertex.
+    d, e, f in rasterio's order) and `crs` its reference system; with both the regions are georeferenced, and areas are
+    in square metres: in a projected CRS those of the map plane, its linear unit converted to metres (Web Mercator's
+    plane is four times the ground at 60 degrees); in a geographic one those of the pixels on the WGS84 ellipsoid. A CRS
+    of neither kind raises ValueError. A polygon is the outline of the pixels; parts that touch by a corner only share that vertex.
     """
     if probability is not None and probability.shape != mask.shape:
         raise ValueError(f"the probability has shape {probability.shape} and the mask {mask.shape}: they must agree")
@@ -107,22 +99,6 @@ def find_objects(
         )
         for index in range(count)
     ]
-
-
-def measure_mask(mask: np.ndarray, *, transform: Sequence[float] | None = None, crs: str | CRS | None = None) -> Totals:
-    """Count the regions and the changed pixels of `mask` (see `find_objects`) and measure their area; no polygons.
-
-    Square metres with a transform and a CRS, else pixels. In a projected CRS the area is that of the map plane, its
-    linear unit converted to metres (Web Mercator's plane is four times the ground at 60 degrees); in a geographic one
-    that of the pixel on the WGS84 ellipsoid. A CRS of neither kind raises ValueError.
-    """
-    labels, classes = _label(mask)
-    placed = _place(transform, crs)
-    if placed is None:
-        changed = int(np.count_nonzero(labels))
-        return Totals(len(classes), changed, float(changed), "px")
-    rows, columns = np.nonzero(labels)
-    return Totals(len(classes), len(rows), float(_pixel_areas(rows, columns, *placed).sum()), "m2")
 
 
 def _label(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,10 +187,3 @@ def open_geojson(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
         yield add
         file.write("\n]}\n")
-
-
-def write_geojson(path: Path, features: Iterable[dict[str, Any]]) -> None:
-    """Write features, taken one by one, as a GeoJSON FeatureCollection (see `open_geojson`)."""
-    with open_geojson(path) as add:
-        for item in features:
-            add(item)

@@ -134,7 +134,7 @@ class Detector:
     def check_options(self, *, threshold: float | None, tile: int | None, overlap: int | None) -> None:
         """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
         if threshold is not None and not 0 < threshold < 1:
-            raise ValueError(f"threshold is {threshold}, it must lie between 0 and 1")
+            raise ValueError(f"threshold is {threshold}, it must lie above 0 and below 1")
         tile = self.settings.tile if tile is None else tile
         overlap = self.settings.overlap if overlap is None else overlap
         plan_tiles(1, 1, tile=tile, overlap=overlap, stride=self.settings.stride)

@@ -214,7 +214,7 @@ def test_rasters_on_different_grids_are_refused_naming_both(detector, tmp_path):
 def test_options_out_of_range_are_refused(detector):
     image = noise(40, 30, 20)
     for options in ({"threshold": 0}, {"threshold": 1.0}, {"threshold": 1.5}, {"threshold": -0.1}):
-        with pytest.raises(ValueError, match=f"threshold is {options['threshold']}.*between 0 and 1"):
+        with pytest.raises(ValueError, match=f"threshold is {options['threshold']}.*above 0 and below 1"):
             detector.predict(image, image, **options)
     for options, words in (
         ({"tile": 95}, "tile 95 .* multiple of the model's stride 2: take 94 or 96"),
