@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
+from rasterio.transform import from_origin
 
 from segdiff import cli
 from segdiff.config import load_config
@@ -379,6 +381,87 @@ def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, he
     status, text, err = here("predict", tiny_run.run, *pair, "--out", tmp_path / "single")
     assert status == 0
     assert [path.name for path in (tmp_path / "single" / "masks").iterdir()] == ["scene_0004.png"]
+
+
+def test_a_second_prediction_does_anew_what_changed_and_drops_what_is_gone(here, tiny_run, tmp_path):
+    before, after, out = tmp_path / "before", tmp_path / "after", tmp_path / "out"
+    names = ["scene_0000", "scene_0001", "scene_0002"]
+    for source, folder in (("A", before), ("B", after)):
+        folder.mkdir()
+        for name in names:
+            shutil.copy(tiny_run.data / source / f"{name}.png", folder)
+    call = ("predict", tiny_run.run, before, after, "--out", out, "--quiet")
+    assert here(*call)[0] == 0
+    first = {row["name"]: row for row in rows_of(out)}
+    written = {name: (out / "masks" / f"{name}.png").stat().st_mtime_ns for name in names}
+    old = (after / "scene_0001.png").stat()
+    image = np.array(Image.open(after / "scene_0001.png"))
+    Image.fromarray(255 - image).save(after / "scene_0001.png")
+    os.utime(after / "scene_0001.png", ns=(old.st_atime_ns, old.st_mtime_ns))  # as a copy that keeps its times
+    for folder in (before, after):
+        (folder / "scene_0002.png").unlink()
+    assert here(*call)[0] == 0
+    rows = {row["name"]: row for row in rows_of(out)}
+    assert sorted(rows) == names[:2]
+    assert rows["scene_0000"] == first["scene_0000"]
+    assert (out / "masks" / "scene_0000.png").stat().st_mtime_ns == written["scene_0000"]
+    assert (out / "masks" / "scene_0001.png").stat().st_mtime_ns > written["scene_0001"]
+
+
+def test_overlay_refuses_what_does_not_lie_on_one_another(here, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("before", 40), ("small", 30), ("after", 40)):
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "mask.png")
+    files = {name: tmp_path / f"{name}.png" for name in ("before", "small", "after", "mask")}
+    out = tmp_path / "x.png"
+    status, _, err = here("overlay", files["small"], files["after"], files["mask"], "--out", out)
+    assert status == 1
+    require_one_line(err, files["small"], "30 x 30", "40 x 40")
+    for name, west in (("g_before", 500000), ("g_after", 500100)):
+        profile = {"driver": "GTiff", "width": 40, "height": 40, "count": 3, "dtype": "uint8", "crs": "EPSG:32650"}
+        with rasterio.open(tmp_path / f"{name}.tif", "w", transform=from_origin(west, 0, 1, 1), **profile) as raster:
+            raster.write(rng.integers(0, 255, (3, 40, 40), np.uint8))
+    georeferenced = tmp_path / "g_before.tif", tmp_path / "g_after.tif"
+    status, _, err = here("overlay", *georeferenced, files["mask"], "--out", out)
+    assert status == 1
+    require_one_line(err, *georeferenced)
+    assert not out.exists()
+
+
+def test_overlay_recognises_the_coding_over_the_whole_folder(here, tmp_path):
+    stripes = {"p1": [0, 1, 255], "p2": [0, 0, 255]}
+    for folder in ("A", "B", "M", "L"):
+        (tmp_path / folder).mkdir()
+    for name, values in stripes.items():
+        truth = np.tile(np.repeat(np.array(values, np.uint8), 100), (200, 1))
+        arrays = {"A": np.full((200, 300, 3), 90, np.uint8), "M": np.zeros_like(truth), "L": truth}
+        arrays["B"] = arrays["A"]
+        for folder, array in arrays.items():
+            Image.fromarray(array).save(tmp_path / folder / f"{name}.png")
+    folders = [tmp_path / name for name in ("A", "B", "M")]
+    assert here("overlay", *folders, "--truth", tmp_path / "L", "--out", tmp_path / "o", "--quiet")[0] == 0
+
+    def yellow(name: str) -> int:
+        red, green, blue = picture_of(tmp_path / "o" / f"{name}.jpg")[:240].astype(int).transpose(2, 0, 1)
+        return int(((red - blue > 80) & (green - blue > 60)).sum())
+
+    assert yellow("p1") > 10_000, "class 1, which the mask does not hold, is missed"
+    assert yellow("p2") < 1_000, "255 is no truth, in this mask as in the other"
+
+
+def test_evaluate_refuses_a_model_of_other_bands_at_once(here, tiny_run, tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("A", "B", "label"):
+        (tmp_path / "six" / folder).mkdir(parents=True)
+    for folder in "AB":
+        profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 6, "dtype": "uint8"}
+        with rasterio.open(tmp_path / "six" / folder / "x.tif", "w", **profile) as raster:
+            raster.write(rng.integers(0, 255, (6, 64, 64), np.uint8))
+    Image.fromarray(rng.integers(0, 2, (64, 64), np.uint8) * 255).save(tmp_path / "six" / "label" / "x.png")
+    status, out, err = here("evaluate", tiny_run.run, tmp_path / "six", "--quiet")
+    assert (status, out) == (2, "")
+    require_one_line(err, "6 bands", "takes 3")
 
 
 def wait_for(process: subprocess.Popen, what) -> None:

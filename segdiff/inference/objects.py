@@ -59,7 +59,8 @@ def find_objects(
     d, e, f in rasterio's order) and `crs` its reference system; with both the regions are georeferenced, and areas are
     in square metres: in a projected CRS those of the map plane, its linear unit converted to metres (Web Mercator's
     plane is four times the ground at 60 degrees); in a geographic one those of the pixels on the WGS84 ellipsoid. A CRS
-    of neither kind raises ValueError. A polygon is the outline of the pixels; parts that touch by a corner only share that vertex.
+    of neither kind raises ValueError. A polygon is the outline of the pixels; parts that touch by a corner only share
+    that vertex.
     """
     if probability is not None and probability.shape != mask.shape:
         raise ValueError(f"the probability has shape {probability.shape} and the mask {mask.shape}: they must agree")
