@@ -133,7 +133,7 @@ def check(
     faults += band_faults
 
     readable = {path: scan for path, scan in masks.items() if not scan.error}
-    coding, warnings = recognise_coding([scan.counts for scan in readable.values()], ignore)
+    coding, warnings = recognise_coding([scan.counts for scan in readable.values() if not _smeared(scan)], ignore)
     faults += _coding_faults(readable, coding)
     splits = {split: _split_report(pairs, images, masks, coding) for split, pairs in data.splits.items()}
     return CheckReport(data, tuple(sorted(set(faults))), tuple(warnings), coding, bands, splits)
@@ -166,7 +166,7 @@ def recognise_coding(
         ("class indices", tuple(range(HIGHEST_INDEX + 1)), ignore),
     ]
     # 0/255 and 0/1 mixed up in one data set are no 0/1/255: all change of the former would be ignored unseen
-    if ignore is not None or not any({1, 255} <= set(counts) for counts in telling):
+    if ignore is not None or not any({1, 255} <= set(counts) <= {0, 1, 255} for counts in telling):
         candidates.pop(2)
     conforming = [
         [counts for counts in telling if set(counts) <= {*values, ignored}] for _, values, ignored in candidates
@@ -193,12 +193,19 @@ def _coding(name: str, values: tuple[int, ...], ignore: int | None) -> MaskCodin
     return MaskCoding(name if ignore is None else f"{name}, {ignore} = ignore", values, len(values), ignore)
 
 
+def _smeared(mask: MaskScan) -> bool:
+    """Whether JPEG compression has touched the values: only black and white survive it, indices never surely do."""
+    return mask.jpeg and not set(mask.counts) <= {0, 255}
+
+
 def _coding_faults(masks: dict[Path, MaskScan], coding: MaskCoding | None) -> Iterator[Fault]:
     for path, scan in masks.items():
         foreign = coding.foreign(scan.counts) if coding else sorted(set(scan.counts) - {0})
+        if _smeared(scan):
+            foreign = sorted({*foreign, *scan.counts} - {0, 255})
         if not foreign:
             continue
-        if scan.jpeg:
+        if _smeared(scan):
             mend = "JPEG compression smears mask values: store masks as PNG"
         elif coding is None:
             mend = f"no coding fits; allowed: {_CODINGS}"

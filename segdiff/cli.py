@@ -710,6 +710,8 @@ def _status_of(error: Exception) -> int:
     for report in reports:
         for fault in report.faults:
             _complain(str(fault))
+    if reports and "--json" in sys.argv:
+        print(json.dumps([report.to_json() for report in reports], indent=2, default=str))
     line = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _USAGE_ERROR):
         command = error.ctx.command_path if error.ctx else "segdiff"

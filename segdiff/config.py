@@ -70,20 +70,23 @@ class DataConfig(_Section):
     )
     augmentation: AugmentationConfig = AugmentationConfig()
 
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("every class needs a name of its own")
+        return value
+
+
+Channels = Annotated[int, Field(ge=1)]
+
 
 class EncoderConfig(_Section):
     """A U-Net encoder: two convolutions a level, each level at half the size of the one before."""
 
-    channels: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, max_length=8, description="one per level")
+    channels: tuple[Channels, ...] = Field((16, 32, 64, 128), min_length=2, max_length=8, description="one per level")
     norm: Literal["batch", "group", "none"] = Field("batch", description="normalization after each convolution")
     dropout: float = Field(0.0, ge=0, lt=1, description="spatial dropout after each level")
-
-    @field_validator("channels")
-    @classmethod
-    def _positive(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if min(value) < 1:
-            raise ValueError("every level needs at least one channel")
-        return value
 
 
 Architecture = Literal["unet_diff", "fc_ef", "fc_siam_conc", "fc_siam_diff"]
@@ -104,7 +107,7 @@ class ModelConfig(_Section):
     difference: Literal["signed", "absolute", "squared", "normalized", "concatenated"] = Field(
         "concatenated", description="of before and after; concatenated: both maps and their signed difference"
     )
-    decoder_channels: tuple[int, ...] | None = Field(
+    decoder_channels: tuple[Channels, ...] | None = Field(
         None, description="one per level but the deepest, finest first; default: the encoder's"
     )
 
@@ -166,6 +169,21 @@ class Config(_Section):
     inference: InferenceConfig = InferenceConfig()
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, that does not let the second of two equal keys win in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in the YAML file, with ``section.key=value`` overrides laid over it.
 
@@ -174,7 +192,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     values: Any = {}
     if path is not None:
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -188,7 +206,10 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         return Config.model_validate(values)
     except ValidationError as error:
         overridden = [override.partition("=")[0] for override in overrides]
-        lines = [f"{_source(item, path, overridden)}: {_explain(item)}" for item in error.errors()]
+        found = error.errors()
+        # a list of bad entries is said to be too short as well
+        inner = [item for item in found if not any(_lies_within(other, item) for other in found)]
+        lines = [f"{_source(item, path, overridden)}: {_explain(item)}" for item in inner]
         raise ConfigError("; ".join(lines)) from error
 
 
@@ -214,6 +235,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         section[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _lies_within(item: Any, outer: Any) -> bool:
+    return len(item["loc"]) > len(outer["loc"]) and item["loc"][: len(outer["loc"])] == outer["loc"]
 
 
 def _source(item: Any, path: Path | None, overridden: list[str]) -> str:

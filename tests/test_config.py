@@ -153,7 +153,7 @@ def test_the_three_ready_configurations_are_there():
         ("model.encoder.channels=[4]", ["model.encoder.channels: got [4]", "at least 2"]),
         (
             "model.encoder.channels=[4, 0]",
-            ["model.encoder.channels: got [4, 0], every level needs at least one channel"],
+            ["--set: model.encoder.channels.1: got 0, input should be greater than or equal to 1"],
         ),
         ("model.decoder_channels=[4]", ["decoder_channels has 1 entries, the encoder's 4 levels need 3"]),
         ("seed=-1", ["seed: got -1"]),
@@ -200,3 +200,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_config().train.epochs = 3  # type: ignore[misc]
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("train:\n  epochs: 3\n  epochs: 4\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml.*'epochs' stands twice.*line 3"):
+        load_config(file)

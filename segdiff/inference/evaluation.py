@@ -103,7 +103,11 @@ def _listed(data: DataSet, file: Path) -> list[Pair]:
     roots = load_config(file.parent.parent / "config.yaml").data.root
     if len(roots) > 1:
         numbers = [str(k) for k, root in enumerate(roots) if Path(root.path).resolve() == data.root.resolve()]
-        if not numbers:
+        if not numbers:  # the data have been moved: the one root of which DATA has every pair
+            names = {pair.name for pair in data.pairs}
+            candidates = {line.partition("/")[0] for line in lines}
+            numbers = [k for k in candidates if {n for r, _, n in (x.partition("/") for x in lines) if r == k} <= names]
+        if len(numbers) != 1:
             raise SplitError(f"{data.root}: is none of the data roots of the run {file.parent.parent}")
         lines = [line.partition("/")[2] for line in lines if line.partition("/")[0] == numbers[0]]
     # a name may stand in several splits: that of the list comes first, and no training takes the test pairs

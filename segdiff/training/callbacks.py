@@ -111,7 +111,8 @@ class History(keras.callbacks.Callback):
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of history.csv."""
     with path.open(newline="") as stream:
-        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(stream)]
+        rows = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(stream)]
+    return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
 class KeepBest(keras.callbacks.Callback):

@@ -90,7 +90,9 @@ class ChangeScores(keras.metrics.Metric):
         size = self.classes * (self.classes - 1) * BINS
         index = (truth * (self.classes - 1) + kind) * BINS + level
         index = ops.where(ops.equal(truth, self.ignore), size, index)
-        counts = ops.bincount(ops.reshape(index, (-1,)), minlength=size + 1)[:size]
+        index = ops.reshape(index, (-1,))
+        # not bincount: XLA cannot compile it
+        counts = ops.segment_sum(ops.ones_like(index), index, num_segments=size + 1)[:size]
         self.counts.assign(self.counts + ops.cast(ops.reshape(counts, self.counts.shape), "int64"))
 
     def result(self):

@@ -62,6 +62,7 @@ def train(
     instead of a line an epoch. Raises ConfigError on a run folder that may not be used and on a configuration
     that does not fit the data, FaultyDataError on data with faults.
     """
+    config = _with_absolute_roots(config)
     _claim(run, config, resume)
     data = read_data(config, say)
     augmentation = _augmentation(config)
@@ -174,6 +175,13 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
             to_train, to_val = _divide(to_train, config, report.data.root)
         train.append(tuple(to_train))
         val.append(tuple(to_val))
+    of_change = [report for report, coding in zip(reports, codings, strict=True) if coding.values == (0, 255)]
+    of_classes = [report for report, coding in zip(reports, codings, strict=True) if coding.classes > 2]
+    if of_change and of_classes and not config.data.binary:
+        raise ConfigError(
+            f"data.root: {of_classes[0].data.root} holds class indices and {of_change[0].data.root} change or none; "
+            "train on both with data.binary: true"
+        )
     classes = _classes(config, [coding.classes for coding in codings])
     return TrainingData(tuple(pairs), tuple(train), tuple(val), classes)
 
@@ -267,6 +275,12 @@ def _mask(model: ChangeDetector, before: np.ndarray, after: np.ndarray) -> np.nd
     none = shifted[..., 0] / shifted.sum(axis=-1)
     kinds = (logits[..., 1:].argmax(axis=-1) + 1).astype(np.uint8)
     return np.where(1 - none >= model.settings.threshold, kinds, np.uint8(0))
+
+
+def _with_absolute_roots(config: Config) -> Config:
+    """So that the run can be scored and resumed from any folder."""
+    roots = tuple(root.model_copy(update={"path": str(Path(root.path).resolve())}) for root in config.data.root)
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": roots})})
 
 
 def _claim(run: Path, config: Config, resume: bool) -> None:

@@ -277,6 +277,33 @@ def test_two_codings_mixed_are_never_taken_for_an_ignore_value(tmp_path: Path):
     assert check(find_pairs(root), ignore=255).faults == ()
 
 
+def save_jpeg(path: Path, mask: np.ndarray) -> None:
+    Image.fromarray(mask).save(path.with_suffix(".jpg"), quality=75)
+    path.unlink()
+
+
+def test_smeared_indices_are_named_and_do_not_decide_the_coding(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    masks = {name: rng.integers(0, 7, (SIZE, SIZE), np.uint8) for name in "abc"}
+    root = write_set(tmp_path, masks)
+    before = check(find_pairs(root)).coding
+    save_jpeg(root / "label" / "b.png", masks["b"])
+    report = check(find_pairs(root))
+    assert report.coding == before
+    assert [fault.path.name for fault in report.faults] == ["b.jpg"]
+    assert "JPEG" in report.faults[0].problem
+
+
+def test_a_smeared_mask_does_not_hide_another_coding(tmp_path: Path):
+    smeared = np.random.default_rng(0).integers(0, 2, (SIZE, SIZE), np.uint8) * np.uint8(255)
+    root = write_set(tmp_path, {"a": mask_of(0, 255), "b": mask_of(0, 255), "c": mask_of(0, 1), "d": smeared})
+    save_jpeg(root / "label" / "d.png", smeared)
+    report = check(find_pairs(root))
+    assert report.coding is not None
+    assert (report.coding.name, report.coding.ignore) == ("0/255", None)
+    assert sorted(fault.path.stem for fault in report.faults if "odd mask" in fault.problem) == ["c", "d"]
+
+
 BINARY = st.sampled_from([(1, None), (255, None), (1, 255), (255, 128)])
 
 

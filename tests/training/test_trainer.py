@@ -363,6 +363,25 @@ def test_the_loss_is_scaled_in_float16_and_only_there(scenes, tmp_path, monkeypa
         assert model.get_layer("head").dtype_policy.name == precision
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_every_precision_really_trains(scenes, tmp_path, precision):
+    """mixed_float16 is compiled by XLA, as on a GPU: losses and metrics too must compile."""
+    metrics = quiet_train(configured(scenes, train__precision=precision, train__epochs=1), tmp_path / "run")
+    assert np.isfinite(metrics["f1"])
+
+
+def test_a_run_is_known_by_its_data_wherever_they_are_named_from(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(scenes.parent)
+    quiet_train(configured(Path(scenes.name), train__epochs=1), tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.yaml").data.root[0].path == str(scenes.resolve())
+
+
+def test_change_and_class_indices_are_not_mixed_in_silence(scenes, tmp_path):
+    roots = (scenes, three_classes(tmp_path / "classes", 4))
+    with pytest.raises(ConfigError, match=r"class indices .* data.binary: true"):
+        quiet_train(configured(*roots), tmp_path / "run")
+
+
 def test_a_run_without_a_seed_draws_one_and_writes_it(scenes, tmp_path, monkeypatch):
     seeds = []
     for name in ("one", "two"):
