@@ -466,6 +466,21 @@ def test_evaluate_refuses_a_model_of_other_bands_at_once(here, tiny_run, tmp_pat
     require_one_line(err, "6 bands", "takes 3")
 
 
+def test_an_evaluation_folder_is_kept_from_other_options_and_a_broken_one_is_named(here, tiny_run, tmp_path):
+    out = tmp_path / "out"
+    call = ("evaluate", tiny_run.run, tiny_run.data, "--split", "val", "--out", out, "--quiet")
+    assert here(*call)[0] == 0
+    summary = (out / "summary.csv").read_bytes()
+    status, _, err = here(*call, "--ignore", "7")
+    assert status == 2
+    require_one_line(err, out, "options", "--overwrite")
+    assert (out / "summary.csv").read_bytes() == summary
+    (out / "prediction.json").write_text("{half")
+    status, _, err = here(*call)
+    assert status == 2
+    require_one_line(err, out / "prediction.json", "broken", "--overwrite")
+
+
 def wait_for(process: subprocess.Popen, what) -> None:
     end = time.monotonic() + 500
     while not what():

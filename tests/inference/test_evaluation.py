@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import IGNORE
-from data_pipelines.layouts import DataError, Pair, find_pairs
+from data_pipelines.layouts import DataError, DataSet, Pair, find_pairs
 from data_pipelines.validation import MaskCoding
 from segdiff.inference.evaluation import Scoreboard, SplitError, Truth, split_pairs
 from segdiff.inference.predictor import Prediction
@@ -160,3 +160,17 @@ def test_a_run_on_several_roots_takes_the_pairs_of_the_root_asked_for(tmp_path):
         assert {pair.after.parent.parent for pair in pairs} == {tmp_path / folder}
     with pytest.raises(SplitError, match="three: is none of the data roots"):
         split_pairs(find_pairs(tmp_path / "three"), "val", tmp_path / "run")
+
+
+def test_a_run_on_several_roots_knows_its_pairs_after_the_data_have_moved(tmp_path):
+    run, moved = tmp_path / "run", tmp_path / "elsewhere"
+    (run / "list").mkdir(parents=True)
+    (run / "config.yaml").write_text("data:\n  root: [/gone/one, /gone/two]\n")
+    (run / "list" / "val.txt").write_text("0/a\n1/c\n1/d\n")
+    pairs = tuple(
+        Pair(name, *(moved / folder / f"{name}.png" for folder in ("A", "B", "label")), "all") for name in "cde"
+    )
+    split, found = split_pairs(DataSet(moved, "A/B/label", pairs, ()), "val", run)
+    assert (split, [pair.name for pair in found]) == ("val", ["c", "d"])
+    with pytest.raises(SplitError, match="none of the data roots"):
+        split_pairs(DataSet(moved, "A/B/label", pairs[2:], ()), "val", run)
