@@ -3,6 +3,7 @@
 Pillow rather than OpenCV: it gives a palette as its indices, and a truncated file as an error, not as a grey half.
 """
 
+import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from data_pipelines.layouts import DataError
+from data_pipelines.shards import ShardError, gdal_name, is_packed, read_bytes, read_start, stamp
 
 # Pillow's limit guards web services against tiny files that unfold to gigabytes; a mosaic of 400 million pixels is
 # ordinary here.
@@ -247,11 +249,13 @@ def _require_uint8(path: Path, dtype: str) -> None:
 def _open_pillow(path: Path) -> Image.Image:
     try:
         # Opened by what it holds, not by its ending: a PNG named .jpg is common and harmless.
-        image = Image.open(path, formats=_PILLOW_FORMATS)
+        image = Image.open(io.BytesIO(read_bytes(path)) if is_packed(path) else path, formats=_PILLOW_FORMATS)
     except FileNotFoundError:
         raise DecodeError(path, "no such file") from None
+    except ShardError as error:
+        raise DecodeError(path, str(error)) from error
     except Image.UnidentifiedImageError:
-        empty = path.stat().st_size == 0
+        empty = stamp(path)[0] == 0
         problem = "an empty file" if empty else f"not an image, or damaged ({', '.join(_PILLOW_FORMATS)} expected)"
         raise DecodeError(path, f"{problem}; restore it") from None
     except MemoryError:
@@ -308,8 +312,7 @@ def _load(path: Path, image: Image.Image) -> None:
 
 def _png_header(path: Path) -> tuple[int, int]:
     """Bit depth and colour type of a PNG, which Pillow keeps to itself: bytes 24 and 25, after signature and size."""
-    with path.open("rb") as file:
-        header = file.read(26)
+    header = read_start(path, 26)
     return header[24], header[25]
 
 
@@ -321,12 +324,18 @@ def _is_tiff(path: Path) -> bool:
 
 
 def _open_tiff(path: Path) -> Any:
-    if not path.is_file():
+    try:
+        name = gdal_name(path)
+    except FileNotFoundError:
+        raise DecodeError(path, "no such file") from None
+    except ShardError as error:
+        raise DecodeError(path, str(error)) from error
+    if not is_packed(path) and not path.is_file():
         raise DecodeError(path, "no such file")
     try:
-        source = rasterio.open(path, driver="GTiff")
+        source = rasterio.open(name, driver="GTiff")
     except RasterioError as error:
-        raise DecodeError(path, f"not a TIFF, or damaged: {_cause(error, path)}; restore it") from error
+        raise DecodeError(path, f"not a TIFF, or damaged: {_cause(error, name)}; restore it") from error
     if source.subdatasets:
         pages = len(source.subdatasets)
         source.close()
@@ -375,7 +384,7 @@ def _tiff_strips(path: Path, source: Any) -> Iterator[np.ndarray]:
         try:
             strip = source.read(window=Window(0, top, source.width, min(rows, source.height - top)))
         except RasterioError as error:
-            raise DecodeError(path, f"unreadable or cut short: {_cause(error, path)}; restore it") from error
+            raise DecodeError(path, f"unreadable or cut short: {_cause(error, source.name)}; restore it") from error
         yield np.ascontiguousarray(np.moveaxis(strip, 0, 2))
 
 
@@ -393,9 +402,9 @@ def _short(crs: str) -> str:
     return crs if len(crs) <= 60 else f"{crs[:57]}..."
 
 
-def _cause(error: BaseException, path: Path | None = None) -> str:
-    """The innermost cause in one line, without the path that stands before it already."""
+def _cause(error: BaseException, name: str = "") -> str:
+    """The innermost cause in one line, without the name of the file, which stands before it already."""
     while error.__cause__:
         error = error.__cause__
     text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-    return text.replace(f"{path}: ", "").replace(f"{path}, ", "").rstrip(".")
+    return (text.replace(f"{name}: ", "").replace(f"{name}, ", "") if name else text).rstrip(".")

@@ -1,4 +1,4 @@
-"""Find the pairs of a data set on disk: folders, folders with lists, split folders, or a CSV file.
+"""Find the pairs of a data set on disk: folders, folders with lists, split folders, a CSV file, or packed shards.
 
 Only names are looked at here (and, where one name stands in two split folders, the bytes of those files). What the
 files hold is the business of `decoding` and `validation`.
@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+
+from data_pipelines.shards import INDEX, SUFFIX, ShardError, is_packed_set, read_index
 
 SPLITS = ("train", "val", "test")
 """The splits a data set may have; a data set without splits is the one split "all"."""
@@ -34,7 +36,7 @@ FOLDER_NAMES = (
 _ALLOWED = (
     f"DATA/{{A,B,label}} (or {', '.join('/'.join(names) for names in FOLDER_NAMES[1:])}) with optional "
     "DATA/list/{train,val,test}.txt; DATA/{train,val,test}/{A,B,label}; "
-    "a CSV file with columns before,after,mask[,split]"
+    "a CSV file with columns before,after,mask[,split]; a folder that segdiff pack made"
 )
 _ENDINGS = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 
@@ -90,7 +92,7 @@ class DataSet:
 
 
 def find_pairs(root: Path) -> DataSet:
-    """Find the labelled pairs of `root`, a data folder or a CSV file, in any of the layouts that segdiff knows.
+    """Find the labelled pairs of `root`, a data folder, packed or not, or a CSV file, in any layout that segdiff knows.
 
     Faults of single files do not stop the search: they are collected in the result. DataError is raised where there is
     nothing to search: `root` is missing, shows no known layout or more than one, or has no masks.
@@ -102,6 +104,8 @@ def find_pairs(root: Path) -> DataSet:
         return _from_csv(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder or CSV file")
+    if is_packed_set(root):
+        return _from_shards(root)
 
     split_folders = {split: folder for split in SPLITS if (folder := _subfolder(root, split))}
     direct, direct_unlabelled = _role_folders(root)
@@ -120,6 +124,8 @@ def find_pairs(root: Path) -> DataSet:
         raise DataError(_masks_needed(root, direct_unlabelled))
     if unlabelled := [split for split, (_, without) in split_roles.items() if without]:
         raise DataError(_masks_needed(split_folders[unlabelled[0]], split_roles[unlabelled[0]][1]))
+    if any(entry.suffix == SUFFIX for entry in root.iterdir()):
+        raise DataError(f"{root}: shards without their index {INDEX}; copy that too, or pack the data anew")
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir() if not entry.name.startswith("."))
     found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
     raise DataError(f"{root}: no known layout, found {found or 'nothing'}; allowed: {_ALLOWED}")
@@ -146,6 +152,28 @@ def match_pairs(before: Path, after: Path) -> DataSet:
     complete, _, faults = _join(after, {"before image": before, "after image": after})
     pairs = (Pair(name, files[0], files[1], None, "all") for name, files in complete.items())
     return DataSet(after, "two folders", tuple(pairs), tuple(sorted(faults)))
+
+
+# ----------------------------------------------------------------------------------------------------- shards
+
+
+def _from_shards(root: Path) -> DataSet:
+    try:
+        index = read_index(root)
+    except ShardError as error:
+        raise DataError(f"{root / INDEX}: {error}") from error
+    broken = index.broken(root)
+    faults = tuple(sorted(Fault(root / shard, problem) for shard, problem in broken.items()))
+    pairs = []
+    for record in index.records:
+        if record.shard not in broken:
+            before, after, mask, boxes = (record.file(root, role) for role in ("before", "after", "mask", "boxes"))
+            assert before is not None, "the index is read with it"
+            assert after is not None, "the index is read with it"
+            pairs.append(Pair(record.name, before, after, mask, record.split, boxes))
+    return DataSet(
+        root, f"{len(index.shards)} shard{'s' * (len(index.shards) > 1)} of {index.layout}", tuple(pairs), faults
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- folders

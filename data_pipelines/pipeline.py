@@ -6,9 +6,15 @@ threads do the work.
 
 import functools
 import hashlib
+import logging
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +25,16 @@ from data_pipelines.augmentation import Augmentation
 from data_pipelines.cache import cache_folder
 from data_pipelines.decoding import read_image, read_mask
 from data_pipelines.layouts import Pair
+from data_pipelines.shards import stamp
 from data_pipelines.validation import MaskCoding
+
+logger = logging.getLogger(__name__)
+
+_KEPT_FREE = 2**30
+"""Bytes that the disk cache leaves free on its disk: models and checkpoints may have to be written there too."""
+
+_ABANDONED = 3600.0
+"""Seconds after which a file that was never finished belongs to a process that is gone."""
 
 _POSITIONS = 4096
 """Changed pixels remembered of a pair, for crops that favour change."""
@@ -44,7 +59,12 @@ class Example:
 
 
 class PairStore:
-    """Decoded pairs by index, kept in memory, in memory-mapped files of the user's cache folder, or not at all."""
+    """Decoded pairs by index, kept in memory, in memory-mapped files of the user's cache folder, or not at all.
+
+    Any number of processes may share the files on disk: each appears whole, under a name made of all it depends on.
+    Where the disk is full, or cannot be written, that is warned of once and the pairs not yet kept are decoded anew
+    each time.
+    """
 
     def __init__(
         self, pairs: Sequence[LabelledPair], *, bands: int, binary: bool, cache: Literal["memory", "disk", "none"]
@@ -54,6 +74,9 @@ class PairStore:
         self._binary = binary
         self._cache = cache
         self._memory: dict[int, Example] = {}
+        self._writes = cache == "disk"
+        if self._writes:
+            _remove_abandoned()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -82,18 +105,47 @@ class PairStore:
         assert pair.mask is not None, "checked before training"
         identity = [repr((coding, self.bands, self._binary))]
         for path in (pair.before, pair.after, pair.mask):
-            state = path.stat()
-            identity.append(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
+            size, changed = stamp(path)
+            identity.append(f"{path.resolve()} {size} {changed}")
         key = hashlib.sha256("\n".join(identity).encode()).hexdigest()
         file = cache_folder() / "decoded" / key[:2] / f"{key}.npy"
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return np.load(file, mmap_mode="r")
+        except FileNotFoundError:
+            pass
+        except (ValueError, EOFError) as error:
+            logger.warning("%s: a damaged file of the cache, made anew (%s)", file, error)
+        decoded = self._decode(index)
+        if self._writes:
+            self._keep(decoded, file)
+        return decoded
+
+    def _keep(self, decoded: np.ndarray, file: Path) -> None:
+        try:
+            unfinished = _unfinished()
+            unfinished.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(exist_ok=True)
+            if shutil.disk_usage(unfinished).free - decoded.nbytes < _KEPT_FREE:
+                raise OSError(f"less than {_KEPT_FREE / 2**30:g} GiB would be left free on its disk")
             # two runs may write the same pair at once: each its own temporary file, the last rename wins
-            temporary = file.with_suffix(f".{os.getpid()}-{id(identity)}.tmp")
-            with temporary.open("wb") as stream:
-                np.save(stream, self._decode(index))
-            temporary.replace(file)
-        return np.load(file, mmap_mode="r")
+            with tempfile.NamedTemporaryFile(dir=unfinished, delete=False) as stream:
+                try:
+                    np.lib.format.write_array(stream, decoded, allow_pickle=False)
+                    stream.flush()
+                    os.fsync(stream.fileno())  # or a power failure could leave the name without the content
+                    Path(stream.name).replace(file)
+                except BaseException:
+                    Path(stream.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            if self._writes:
+                self._writes = False
+                logger.warning(
+                    "%s: the cache of decoded pairs cannot grow (%s); the pairs not in it are decoded anew each time: "
+                    "make room, set SEGDIFF_CACHE to a larger disk, or data.cache: none",
+                    cache_folder(),
+                    error.strerror or error,
+                )
 
     def _example(self, stacked: np.ndarray) -> Example:
         mask = stacked[..., -1]
@@ -102,6 +154,18 @@ class PairStore:
             positions = positions[:: -(-len(positions) // _POSITIONS)]
         changed = np.stack(np.unravel_index(positions, mask.shape), axis=-1).astype(np.int32)
         return Example(stacked[..., : self.bands], stacked[..., self.bands : -1], mask, changed)
+
+
+def _unfinished() -> Path:
+    return cache_folder() / "decoded" / ".unfinished"
+
+
+def _remove_abandoned() -> None:
+    """Removes what processes that were killed left unfinished; told by age, as they may have run on other machines."""
+    for path in _unfinished().glob("*"):
+        with suppress(FileNotFoundError):  # another process tidies too
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
 
 
 @dataclass(frozen=True)

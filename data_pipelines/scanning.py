@@ -29,6 +29,7 @@ from data_pipelines.decoding import (
     read_info,
 )
 from data_pipelines.layouts import DataSet
+from data_pipelines.shards import stamp
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +80,9 @@ def scan_files(
     # Taken before the file is read: should it change meanwhile, the entry is stale, never wrong.
     stamps = {key: _stamp(key[1]) for key in wanted}
     scans: dict[tuple[str, Path], ImageScan | MaskScan] = {}
-    for key, stamp in stamps.items():
+    for key, taken in stamps.items():
         entry = cached.get(_entry_key(*key))
-        if entry and stamp and entry[0] == stamp:
+        if entry and taken and entry[0] == taken:
             scans[key] = entry[1]
     missing = [key for key in wanted if key not in scans]
 
@@ -142,10 +143,9 @@ _SCANNERS: dict[str, Callable[[Path], ImageScan | MaskScan]] = {"image": _scan_i
 
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
-        status = path.stat()
+        return stamp(path)
     except OSError:
         return None  # reading the file will say what is wrong
-    return status.st_size, status.st_mtime_ns
 
 
 def _entry_key(kind: str, path: Path) -> str:
@@ -166,7 +166,7 @@ def _read_memory(memory: Path) -> dict[str, tuple[tuple[int, int], ImageScan | M
 
 
 def _write_memory(memory: Path, good: dict[str, tuple[tuple[int, int] | None, ImageScan | MaskScan]]) -> None:
-    files = {key: (*stamp, asdict(scan)) for key, (stamp, scan) in good.items() if stamp}
+    files = {key: (*taken, asdict(scan)) for key, (taken, scan) in good.items() if taken}
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=memory.parent, suffix=".tmp", delete=False) as file:

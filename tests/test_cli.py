@@ -20,7 +20,7 @@ from rasterio.transform import from_origin
 from segdiff import cli
 from segdiff.config import load_config
 
-COMMANDS = ["demo", "synth", "check", "train", "evaluate", "predict", "overlay"]
+COMMANDS = ["demo", "synth", "check", "pack", "train", "evaluate", "predict", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
 
 
@@ -172,6 +172,29 @@ def test_synth_refuses_a_folder_that_holds_something(here, tiny_run, tmp_path):
     status, out, err = here("synth", tmp_path / "new [1]", "--pairs", 2, "--size", 64, "--quiet")
     assert (status, err) == (0, "")
     assert out == f"2 pairs in {tmp_path / 'new [1]'}\n"
+
+
+def test_pack_makes_a_set_that_every_command_takes_for_data(here, tiny_run, tmp_path):
+    data, run, out = tiny_run.data, tiny_run.run, tmp_path / "packed"
+    status, said, err = here("pack", data, out, "--shard-size", "1", "--json")
+    assert (status, json.loads(said)["pairs"]) == (0, len(list((data / "A").iterdir()))), err
+    reports = [json.loads(here("check", folder, "--json", "-q")[1]) for folder in (data, out)]
+    assert reports[0]["splits"] == reports[1]["splits"]
+    scores = [json.loads(here("evaluate", run, folder, "--split", "val", "--json", "-q")[1]) for folder in (data, out)]
+    assert scores[0]["confusion"] == scores[1]["confusion"]
+
+    status, _, err = here("pack", data, out)
+    assert status == cli.WRONG_CALL
+    require_one_line(err, out, "--overwrite")
+    assert here("pack", data, out, "--overwrite", "-q")[0] == 0
+    shard = next(out.glob("*.tfrecord"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    status, said, _ = here("check", out)
+    assert (status, said.count("fault: ")) == (cli.FAULTS, 1)
+    assert str(shard) in said
+    (tmp_path / "half" / "A").mkdir(parents=True)
+    assert here("pack", tmp_path / "half", tmp_path / "out")[0] == cli.FAULTS
+    assert not (tmp_path / "out").exists()
 
 
 def picture_of(path: Path) -> np.ndarray:

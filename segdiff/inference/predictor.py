@@ -15,6 +15,7 @@ import rasterio.vrt
 
 from data_pipelines.decoding import Grid, dataset_info, grid_difference, read_dataset, read_image, read_info
 from data_pipelines.layouts import DataError, Pair, match_pairs
+from data_pipelines.shards import gdal_name
 from segdiff.inference.rasters import is_raster, valid_rows
 from segdiff.inference.runtimes import tensorflow_runtime
 from segdiff.inference.tiling import blend_rows, plan_tiles, read_tile
@@ -277,6 +278,6 @@ def _valid(source: Any) -> np.ndarray | None:
     if isinstance(source, _DATASETS):
         return valid_rows(source, 0, source.height)
     if _is_path(source) and is_raster(Path(source)):
-        with rasterio.open(source) as dataset:
+        with rasterio.open(gdal_name(Path(source))) as dataset:
             return valid_rows(dataset, 0, dataset.height)
     return None

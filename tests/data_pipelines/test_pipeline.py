@@ -1,4 +1,8 @@
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_pipelines import IGNORE
+from data_pipelines import IGNORE, pipeline
 from data_pipelines.augmentation import Augmentation
 from data_pipelines.cache import cache_folder
 from data_pipelines.decoding import DecodeError
@@ -256,6 +260,134 @@ def test_training_leaves_the_kept_images_as_they_were(tmp_path, cache):
     batches_of(store, plan_of(2), steps=10, augmentation=strong)
     for index in range(2):
         np.testing.assert_array_equal(store[index].before, copies[index])
+
+
+# ---------------------------------------------------------------------------------------- one cache, many runs
+
+FILLING = """
+import sys
+from pathlib import Path
+from data_pipelines.layouts import find_pairs
+from data_pipelines.pipeline import LabelledPair, PairStore
+from data_pipelines.validation import MaskCoding
+pairs = [LabelledPair(pair, MaskCoding("0/255", (0, 255), 2)) for pair in find_pairs(Path(sys.argv[1])).pairs]
+store = PairStore(pairs, bands=3, binary=True, cache="disk")
+print("ready", flush=True)
+sys.stdin.readline()
+for index in range(len(pairs)):
+    example = store[index]
+    print(index, example.before[..., 0].min(), example.before[..., 0].max(), flush=True)
+"""
+"""Reads every pair through the disk cache, once told to."""
+
+
+def numbered_set(folder: Path, count: int, size: int) -> list[LabelledPair]:
+    """A data set whose pair k is k in the first channel of before."""
+    for part in ("A", "B", "label"):
+        (folder / part).mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    made = []
+    for k in range(count):
+        before, after = (rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for _ in range(2))
+        before[..., 0] = k
+        paths = [folder / part / f"{k:02d}.png" for part in ("A", "B", "label")]
+        for path, image in zip(paths, (before[..., ::-1], after, np.zeros((size, size), np.uint8)), strict=True):
+            assert cv2.imwrite(str(path), image)
+        made.append(LabelledPair(Pair(f"{k:02d}", *paths, "all"), BINARY))
+    return made
+
+
+def filler(folder: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [sys.executable, "-c", FILLING, str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def cached_files() -> tuple[list[Path], list[Path]]:
+    """Whole ones, and those that are not."""
+    decoded = cache_folder() / "decoded"
+    return sorted(decoded.glob("[!.]*/*")), sorted((decoded / ".unfinished").glob("*"))
+
+
+def test_two_processes_fill_one_cache_and_a_killed_one_leaves_nothing_that_is_read(tmp_path):
+    pairs = numbered_set(tmp_path / "data", count=12, size=256)
+    processes = [filler(tmp_path / "data") for _ in range(3)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"  # type: ignore[union-attr]
+    for process in processes:
+        process.stdin.write("go\n")  # type: ignore[union-attr]
+        process.stdin.flush()  # type: ignore[union-attr]
+    for _ in range(3):  # in the midst of its work
+        assert processes[2].stdout.readline()  # type: ignore[union-attr]
+    processes[2].send_signal(signal.SIGKILL)
+    for process in processes[:2]:
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert out.splitlines() == [f"{k} {k} {k}" for k in range(12)]
+    processes[2].communicate()
+
+    whole, unfinished = cached_files()
+    assert len(whole) == 12
+    assert len(unfinished) <= 1  # what the killed one was writing
+    fresh = store_of(pairs, cache="none", binary=True)
+    kept = store_of(pairs, cache="disk", binary=True)
+    for index in range(12):
+        np.testing.assert_array_equal(kept[index].before, fresh[index].before)
+        np.testing.assert_array_equal(kept[index].after, fresh[index].after)
+
+
+def test_what_a_killed_process_left_goes_when_it_is_old(tmp_path):
+    store = store_of(pairs_of(tmp_path, [(20, 20)]), cache="disk")
+    store[0]
+    folder = cache_folder() / "decoded" / ".unfinished"
+    for name, age in (("old", 2 * 3600), ("young", 60)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    store_of(store.pairs, cache="disk")
+    whole, unfinished = cached_files()
+    assert [path.name for path in unfinished] == ["young"]
+    assert len(whole) == 1
+
+
+@pytest.mark.parametrize("length", [0, 50, 1000])
+def test_a_torn_file_of_the_cache_is_made_anew_with_a_warning(tmp_path, caplog, length):
+    store = store_of(pairs_of(tmp_path, [(40, 40)]), cache="disk")
+    before = store[0].before.copy()
+    [file], _ = cached_files()
+    os.truncate(file, length)
+    for _ in range(2):
+        np.testing.assert_array_equal(store[0].before, before)
+    [record] = caplog.records  # the second time it was whole again
+    assert str(file) in record.getMessage()
+
+
+def test_a_nearly_full_disk_is_warned_of_once_and_read_past(tmp_path, monkeypatch, caplog):
+    pairs = pairs_of(tmp_path, [(20, 20)] * 3)
+    full, fresh = store_of(pairs, cache="disk"), store_of(pairs, cache="none")
+    full[0]
+    monkeypatch.setattr(pipeline, "_KEPT_FREE", 2**60)
+    for index in (0, 1, 2, 2):
+        np.testing.assert_array_equal(full[index].after, fresh[index].after)
+    [record] = caplog.records
+    assert "cannot grow" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    whole, unfinished = cached_files()
+    assert (len(whole), unfinished) == (1, [])
+
+
+def test_a_write_that_breaks_off_leaves_no_file(tmp_path):
+    """A process that may write no more than so many bytes into a file stands for a disk that fills up meanwhile."""
+    numbered_set(tmp_path / "data", count=2, size=64)
+    code = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n" + FILLING
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "data")], input="go\n", capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[1:3] == ["0 0 0", "1 1 1"]
+    assert done.stderr.count("cannot grow (File too large)") == 1
+    assert cached_files() == ([], [])
 
 
 # -------------------------------------------------------------------------------------------------- whole images
