@@ -444,8 +444,9 @@ def _evaluate(
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
     board = Scoreboard(classes)
-    if report.bands != detector.bands and (report.bands, detector.bands) != (1, 3):
-        raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {detector.bands}")
+    for bands in (detector.bands, detector.bands_after):
+        if report.bands != bands and (report.bands, bands) != (1, 3):
+            raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
     screen.say(f"pairs of split {chosen}: {len(pairs)}, threshold {detector.settings.threshold:.3f}")
     errors: dict[str, str] = {}
     with contextlib.ExitStack() as stack:

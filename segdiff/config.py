@@ -4,7 +4,8 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -81,15 +82,102 @@ class DataConfig(_Section):
 Channels = Annotated[int, Field(ge=1)]
 
 
+EncoderName = Literal[
+    "unet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet18_v2",
+    "resnet34_v2",
+    "resnet50_v2",
+    "efficientnet_lite_b0",
+    "efficientnet_lite_b1",
+    "efficientnet_lite_b2",
+    "efficientnet_lite_b3",
+    "efficientnet_lite_b4",
+    "efficientnet_v2_b0",
+    "efficientnet_v2_b1",
+    "efficientnet_v2_b2",
+    "efficientnet_v2_b3",
+    "efficientnet_v2_s",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "csp_darknet_tiny",
+    "csp_darknet_s",
+    "csp_darknet_m",
+    "csp_darknet_l",
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "mit_b0",
+    "mit_b1",
+    "mit_b2",
+]
+
+
 class EncoderConfig(_Section):
-    """A U-Net encoder: two convolutions a level, each level at half the size of the one before."""
+    """From an image to feature maps, each half the size of the one before."""
 
-    channels: tuple[Channels, ...] = Field((16, 32, 64, 128), min_length=2, max_length=8, description="one per level")
-    norm: Literal["batch", "group", "none"] = Field("batch", description="normalization after each convolution")
-    dropout: float = Field(0.0, ge=0, lt=1, description="spatial dropout after each level")
+    name: EncoderName = Field("unet", description="the network; `unet` is ours, see [Encoders](#encoders)")
+    channels: tuple[Channels, ...] = Field(
+        (16, 32, 64, 128), min_length=2, max_length=8, description="one per level; of unet only"
+    )
+    norm: Literal["batch", "group", "none"] = Field(
+        "batch", description="normalization after each convolution; of unet and of the decoder"
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="spatial dropout after each level of unet; stochastic depth elsewhere"
+    )
+    levels: int | None = Field(None, ge=2, le=5, description="maps used of the others, from the finest; default: all")
+    weights: Literal["imagenet"] | None = Field(None, description="null: random; imagenet: see [Encoders](#encoders)")
+    freeze: bool = Field(False, description="leave the encoder as it is, its batch normalization too")
+
+    @model_validator(mode="after")
+    def _only_unet_is_free(self) -> "EncoderConfig":
+        fields = type(self).model_fields
+        if self.name == "unet" and self.levels is not None:
+            raise ValueError("the levels of unet are as many as its channels, levels is for the other encoders")
+        if self.name == "unet" and self.weights is not None:
+            raise ValueError("unet has no weights but random ones (weights: null)")
+        changed = [name for name in ("channels", "norm") if getattr(self, name) != fields[name].default]
+        if self.name != "unet" and changed:
+            raise ValueError(f"{self.name} is built as published, it does not take {', '.join(changed)}")
+        return self
 
 
-Architecture = Literal["unet_diff", "fc_ef", "fc_siam_conc", "fc_siam_diff"]
+class DecoderConfig(_Section):
+    """From the differences of the feature maps to one map."""
+
+    name: Literal["unet", "fpn", "mlp"] = Field(
+        "unet", description="unet: concatenates level by level; fpn: feature pyramid; mlp: light, of SegFormer"
+    )
+    channels: tuple[Channels, ...] | Channels | None = Field(
+        None,
+        description="unet: one per level but the deepest, finest first; default: those of the encoder unet, else 32, "
+        "64, 128, 256; fpn, mlp: one number; default: 64",
+    )
+    upsampling: Literal["nearest", "bilinear"] | None = Field(
+        None, description="nearest or bilinear; default: bilinear for mlp, else nearest"
+    )
+    attention: bool = Field(False, description="attention gates on the finer differences; of unet only")
+    squeeze_excite: bool = Field(False, description="squeeze and excitation after each level; of unet only")
+
+    @model_validator(mode="after")
+    def _as_the_decoder_takes_them(self) -> "DecoderConfig":
+        if self.name != "unet":
+            if isinstance(self.channels, tuple):
+                raise ValueError(f"{self.name} has as many channels on every level: channels is one number")
+            asked = [option for option in ("attention", "squeeze_excite") if getattr(self, option)]
+            if asked:
+                raise ValueError(f"{' and '.join(asked)} belong to the decoder unet, {self.name} has none")
+        elif isinstance(self.channels, int):
+            raise ValueError("unet has channels of its own on each level: channels is a list, finest first")
+        return self
+
+
+Architecture = Literal["unet_diff", "pretrained_diff", "fc_ef", "fc_siam_conc", "fc_siam_diff"]
+OURS = ("unet_diff", "pretrained_diff")
+"""The architectures whose parts are chosen; the others are built as published."""
 
 
 class ModelConfig(_Section):
@@ -97,35 +185,42 @@ class ModelConfig(_Section):
 
     architecture: Architecture = Field(
         "unet_diff",
-        description="ours, or a published network (Daudt et al. 2018), which takes no further keys",
+        description="unet_diff: ours; pretrained_diff: the same from ImageNet weights, by default "
+        "efficientnet_lite_b0's; or a published network (Daudt et al. 2018), which takes no further keys",
     )
     encoder: EncoderConfig = EncoderConfig()
     shared_encoder: bool = Field(True, description="one encoder for both images, or one each")
+    encoder_after: EncoderConfig | None = Field(
+        None, description="another encoder for the image after, with the keys of model.encoder; default: the same"
+    )
     align: Literal["strict", "crop", "resize", "crop_resize"] = Field(
         "strict", description="of maps that differ in size"
     )
     difference: Literal["signed", "absolute", "squared", "normalized", "concatenated"] = Field(
         "concatenated", description="of before and after; concatenated: both maps and their signed difference"
     )
-    decoder_channels: tuple[Channels, ...] | None = Field(
-        None, description="one per level but the deepest, finest first; default: the encoder's"
-    )
+    decoder: DecoderConfig = DecoderConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_pretrained(cls, values: Any) -> Any:
+        """``pretrained_diff`` is ``unet_diff`` with another encoder where none is named."""
+        if isinstance(values, dict) and values.get("architecture") == "pretrained_diff":
+            encoder = values.get("encoder") or {}
+            if isinstance(encoder, dict):
+                encoder = {"name": "efficientnet_lite_b0", "weights": "imagenet", **encoder}
+                return {**values, "encoder": encoder}
+        return values
 
     @model_validator(mode="after")
-    def _published_as_published(self) -> "ModelConfig":
-        if self.architecture != "unet_diff":
+    def _as_named(self) -> "ModelConfig":
+        if self.architecture not in OURS:
             fields = (name for name in type(self).model_fields if name != "architecture")
             if changed := [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]:
                 raise ValueError(f"{self.architecture} is built as published, it does not take {', '.join(changed)}")
-        return self
-
-    @model_validator(mode="after")
-    def _levels(self) -> "ModelConfig":
-        if self.decoder_channels is not None and len(self.decoder_channels) != len(self.encoder.channels) - 1:
-            raise ValueError(
-                f"decoder_channels has {len(self.decoder_channels)} entries, "
-                f"the encoder's {len(self.encoder.channels)} levels need {len(self.encoder.channels) - 1}"
-            )
+        encoders = [self.encoder, *([self.encoder_after] if self.encoder_after else [])]
+        if self.architecture == "pretrained_diff" and not any(encoder.weights for encoder in encoders):
+            raise ValueError("pretrained_diff needs encoder.weights: imagenet; from random weights it is unet_diff")
         return self
 
 
@@ -149,6 +244,18 @@ class TrainConfig(_Section):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
         "auto", description="of the computation; auto: what suits the processor"
     )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of each level of an encoder over that of the next; 1: all alike",
+    )
+    deep_supervision: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="weight of the loss of each level of the decoder over that of the finer; 0: none",
+    )
     init_from: str | None = Field(None, description="a model to start from: its weights whole, or its encoder's")
 
 
@@ -167,6 +274,15 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     inference: InferenceConfig = InferenceConfig()
+
+    @model_validator(mode="after")
+    def _levels_to_supervise(self) -> "Config":
+        if self.train.deep_supervision and self.model.architecture not in OURS:
+            raise ValueError(
+                f"train.deep_supervision needs the decoder of {' or '.join(OURS)}, "
+                f"{self.model.architecture} has its own"
+            )
+        return self
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -265,25 +381,28 @@ def _explain(item: Any) -> str:
         problem += f"; did you mean {near[0]}?" if near else ""
     if item["type"] == "model_type":
         problem = f"it is a section with the keys {', '.join(_field_names(location))}"
-    given = item["input"].model_dump() if isinstance(item["input"], BaseModel) else item["input"]
-    return f"{key}: got {given!r}, {problem}"
+    if item["type"] == "value_error" and isinstance(item["input"], dict | BaseModel):
+        return f"{key}: {problem}" if key else problem  # of several keys of a section, which the problem names
+    return f"{key}: got {item['input']!r}, {problem}"
 
 
 def _field_names(location: list[Any]) -> list[str]:
     section: Any = Config
     for part in location:
-        if isinstance(part, int):
-            section = DataRoot
-        else:
-            annotation = section.model_fields[part].annotation
-            section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else section
+        nested = DataRoot if isinstance(part, int) else _section_of(section.model_fields[part].annotation)
+        section = nested or section
     return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, an optional one too; None where it holds a value."""
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
-        below = field.annotation
-        nested = isinstance(below, type) and issubclass(below, BaseModel)
-        keys += _all_keys(below, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]  # type: ignore[arg-type]
+        below = _section_of(field.annotation)
+        keys += _all_keys(below, f"{prefix}{name}.") if below else [f"{prefix}{name}"]
     return keys

@@ -96,7 +96,7 @@ WRONG_CALLS = {
     "train demo --set train.learnig_rate=1": ["train.learnig_rate", "did you mean learning_rate?"],
     "train demo --set data.cache=memry": ["data.cache", "'memry'", "'disk'", "did you mean memory?"],
     "train demo --set train.epochs=0": ["train.epochs", "got 0", "greater than or equal to 1"],
-    "train demo --set model.decoder_channels=[8,8,0]": ["model.decoder_channels", "greater than or equal to 1"],
+    "train demo --set model.decoder.channels=[8,8,0]": ["model.decoder.channels", "greater than or equal to 1"],
     "train demo --set data.classes=[a,b,b]": ["data.classes", "a name of its own"],
     "train demo --set train.epochs": ["train.epochs", "KEY=VALUE"],
     "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],

@@ -68,7 +68,7 @@ class Detector:
     def __init__(self, model: ChangeDetector, path: Path, precision: str = "auto"):
         self.path = path
         self.settings: Settings = model.settings
-        self.bands = model.bands
+        self.bands, self.bands_after = model.bands, model.bands_after
         self._probabilities = tensorflow_runtime(model, precision)
 
     def predict(
@@ -98,8 +98,8 @@ class Detector:
             raise DataError(
                 f"{labels[1]}: not on the grid of {labels[0]}: {difference}; warp one onto the other's grid"
             )
-        images = self._image(before, labels[0]), self._image(after, labels[1])
-        if images[0].shape != images[1].shape:
+        images = _image(before, labels[0], self.bands), _image(after, labels[1], self.bands_after)
+        if images[0].shape[:2] != images[1].shape[:2]:
             sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in images]
             raise DataError(
                 f"{labels[1]}: is {sizes[1]} pixels (width x height), {labels[0]} is {sizes[0]}; crop or resample one"
@@ -162,20 +162,6 @@ class Detector:
 
         # what lies at a tile's edge has seen padding instead of the image: it does not count
         return blend_rows(plan, tiles(), margin=plan.overlap // 4)
-
-    def _image(self, source: Any, label: str) -> np.ndarray:
-        if _is_path(source):
-            return read_image(Path(source), self.bands)
-        if isinstance(source, _DATASETS):
-            return read_dataset(source, self.bands)
-        image = np.asarray(source)
-        image = image[..., None] if image.ndim == 2 else image
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.bands:
-            raise DataError(
-                f"{label}: is {image.dtype} of shape {image.shape}; "
-                f"the model takes uint8 of height x width x {self.bands}, values 0..255"
-            )
-        return image
 
 
 def load(model: str | Path) -> Detector:
@@ -249,6 +235,21 @@ def predict_pairs(detector: Detector, pairs: Sequence[Pair], **options: Any) -> 
                 continue
             prediction = detector.predict_loaded(images, name=pair.name, **options)
             yield PredictedPair(pair, images, prediction, time.perf_counter() - began)
+
+
+def _image(source: Any, label: str, bands: int) -> np.ndarray:
+    if _is_path(source):
+        return read_image(Path(source), bands)
+    if isinstance(source, _DATASETS):
+        return read_dataset(source, bands)
+    image = np.asarray(source)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != bands:
+        raise DataError(
+            f"{label}: is {image.dtype} of shape {image.shape}; "
+            f"the model takes uint8 of height x width x {bands}, values 0..255"
+        )
+    return image
 
 
 def _is_path(source: Any) -> bool:

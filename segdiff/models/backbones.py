@@ -142,23 +142,35 @@ STRIDES = (2, 4, 8, 16, 32)
 
 @keras.saving.register_keras_serializable(package="segdiff")
 class BackboneEncoder(keras.Model):
-    """A KerasCV backbone from N x H x W x bands in 0..255, H and W multiples of 32, to five maps at STRIDES.
+    """A KerasCV backbone from N x H x W x bands in 0..255 to maps at the first ``levels`` of STRIDES.
+
+    H and W must be multiples of the last of these strides.
 
     The maps are those of KerasCV's pyramid, without the 1280-channel layer of the EfficientNets that only their
     classifier needs, and with the stem's map at stride 2 where KerasCV leaves it out. Batch normalization is fused.
     A file holds the backbone's name and not KerasCV's layers, some of which cannot be read back; loading rebuilds it.
     """
 
-    def __init__(self, backbone: str, bands: int, *, dropout: float = 0.0, name="encoder", trainable=True, dtype=None):
+    def __init__(
+        self,
+        backbone: str,
+        bands: int,
+        *,
+        dropout: float = 0.0,
+        levels: int = len(STRIDES),
+        name="encoder",
+        trainable=True,
+        dtype=None,
+    ):
         policy = keras.dtype_policies.get(dtype)
         with _default_policy(policy):
             _, image, features = build_pyramid(backbone, bands, dropout)
-            super().__init__(image, features, name=name)
+            super().__init__(image, features[:levels], name=name)
         self.trainable = trainable  # Keras passes its own argument on to no layer
-        self.backbone, self.bands, self.dropout = backbone, bands, dropout
+        self.backbone, self.bands, self.dropout, self.levels = backbone, bands, dropout, levels
 
     def call(self, inputs, training=None, mask=None):
-        """The five maps, finest first."""
+        """The maps, finest first."""
         with _default_policy(self.dtype_policy):  # some of KerasCV's blocks make layers while they are called
             return super().call(inputs, training=training, mask=mask)
 
@@ -168,6 +180,7 @@ class BackboneEncoder(keras.Model):
             "backbone": self.backbone,
             "bands": self.bands,
             "dropout": self.dropout,
+            "levels": self.levels,
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -205,8 +218,8 @@ def build_pyramid(name: str, bands: int, dropout: float = 0.0) -> tuple[keras.Mo
     return whole, image, features
 
 
-def preset_weights(name: str, preset: str) -> list[np.ndarray]:
-    """The weights of a three-band BackboneEncoder from a KerasCV preset, which is downloaded or a local folder.
+def preset_weights(name: str, preset: str, levels: int) -> list[np.ndarray]:
+    """The weights of a three-band BackboneEncoder of so many levels from a KerasCV preset (downloaded, or a folder).
 
     Raises what KerasCV raises where the preset cannot be had, ValueError where it is another network.
     """
@@ -215,7 +228,7 @@ def preset_weights(name: str, preset: str) -> list[np.ndarray]:
         raise ValueError("it expects images of another range than 0..1")
     whole, image, features = build_pyramid(name, 3)
     whole.set_weights(source.get_weights())
-    return keras.Model(image, features).get_weights()
+    return keras.Model(image, features[:levels]).get_weights()
 
 
 def _keras_cv():

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 
 import keras
 
+from segdiff.models.replicas import never_empty, replica_count
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -26,6 +28,15 @@ class ChangeDetector(keras.Model):
     C = 1 is one logit of change (sigmoid); more are softmax logits, class 0 being no change.
     """
 
+    def call(self, inputs, training=None, mask=None):
+        """The logits; of no pair, too, where a replica has no share of a batch."""
+        if replica_count() == 1:
+            return super().call(inputs, training=training, mask=mask)
+        pairs = keras.ops.shape(inputs[0])[0]
+        with never_empty(inputs) as some:
+            outputs = super().call(some, training=training, mask=mask)
+        return keras.tree.map_structure(lambda x: x[:pairs], outputs)
+
     @property
     def settings(self) -> Settings:
         """Classes, threshold and tiles, saved with the model."""
@@ -37,8 +48,13 @@ class ChangeDetector(keras.Model):
 
     @property
     def bands(self) -> int:
-        """Bands of both images."""
+        """Bands of the image before."""
         return self.inputs[0].shape[-1]
+
+    @property
+    def bands_after(self) -> int:
+        """Bands of the image after: others than those before only where each has an encoder of its own."""
+        return self.inputs[1].shape[-1]
 
     def get_config(self):
         """The functional graph and the settings."""

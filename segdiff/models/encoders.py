@@ -1,16 +1,16 @@
 """Encoders: each a keras.Model from an image to a list of feature maps, finest first."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import keras
 
+from segdiff.config import EncoderConfig, EncoderName
 from segdiff.models import backbones, mix_transformer
 from segdiff.models.normalization import normalize
 
-ENCODERS = ("unet", *backbones.BACKBONES, *mix_transformer.DEPTHS_AND_WIDTHS)
+ENCODERS: tuple[str, ...] = get_args(EncoderName)
 """The names that ``build_encoder`` takes."""
-_CHANNELS = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -22,60 +22,53 @@ class Encoder:
     """Map k is H / strides[k] x W / strides[k], H and W being multiples of strides[-1]."""
 
 
-def build_encoder(
-    name: str,
-    *,
-    bands: int,
-    channels: Sequence[int] = _CHANNELS,
-    norm: str = "batch",
-    dropout: float = 0.0,
-    weights: str | None = None,
-    freeze: bool = False,
-    model_name: str = "encoder",
-) -> Encoder:
-    """The encoder of that name, one of ENCODERS, which brings 0..255 to its own range inside.
+def encoder_strides(config: EncoderConfig) -> tuple[int, ...]:
+    """The strides of an encoder's maps, without building it. Raises ValueError on more levels than there are."""
+    if config.name == "unet":
+        return tuple(2**level for level in range(len(config.channels)))
+    strides = backbones.STRIDES if config.name in backbones.BACKBONES else mix_transformer.STRIDES
+    if config.levels is not None and config.levels > len(strides):
+        raise ValueError(f"{config.name} has {len(strides)} levels, levels is {config.levels}")
+    return strides[: config.levels]
 
-    ``channels`` and ``norm`` are those of ``unet``; the others have their own and take the defaults alone.
-    ``dropout`` is ``unet``'s spatial dropout after each level, and elsewhere the rate of stochastic depth in the last
-    block, for the networks that were published with it: EfficientNets and Mix Transformers. ``weights`` is None, for
-    random ones, or ``imagenet`` (see segdiff.models.pretrained, also on other bands than three). ``freeze`` takes the
-    encoder out of training, the statistics of its batch normalization too. Raises ValueError on a name or combination
-    that does not exist and WeightsError, a ValueError, where weights cannot be had.
+
+def build_encoder(config: EncoderConfig | str, *, bands: int, name: str = "encoder") -> Encoder:
+    """The encoder of that configuration or name (one of ENCODERS), which brings 0..255 to its own range inside.
+
+    ``channels`` and ``norm`` are those of ``unet``; the others are built as published. ``dropout`` is ``unet``'s
+    spatial dropout after each level, and elsewhere the rate of stochastic depth in the last block, for the networks
+    that were published with it: EfficientNets and Mix Transformers. ``levels`` leaves out the coarsest maps and what
+    only they need. ``weights`` is None, for random ones, or ``imagenet`` (see segdiff.models.pretrained, also on other
+    bands than three). ``freeze`` takes the encoder out of training, the statistics of its batch normalization too.
+    ``name`` is the Keras model's. Raises ValueError on a name or combination that does not exist and WeightsError, a
+    ValueError, where weights cannot be had.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"encoder {name!r} does not exist, allowed are {', '.join(ENCODERS)}")
+    if isinstance(config, str):
+        if config not in ENCODERS:
+            raise ValueError(f"encoder {config!r} does not exist, allowed are {', '.join(ENCODERS)}")
+        config = EncoderConfig(name=config)
     if bands < 1:
         raise ValueError(f"bands is {bands}, it must be 1 or more")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}, it must be at least 0 and less than 1")
-    if weights not in (None, "imagenet"):
-        raise ValueError(f"weights is {weights!r}, allowed are None and 'imagenet'")
-    if weights and name not in backbones.BACKBONES:
-        raise ValueError(f"encoder {name} has no ImageNet weights, only random ones (weights: null)")
-    if name == "unet":
-        image = keras.Input((None, None, bands), name="image")
-        # 0..255 does not survive mixed precision where a band has fractions: rescaled in float32
-        rescaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescale")(image)
-        model = keras.Model(image, _unet_levels(rescaled, channels, norm, dropout), name=model_name)
-        strides = tuple(2**level for level in range(len(channels)))
+    strides = encoder_strides(config)
+    if config.name == "unet":
+        model = _unet(config, bands, name)
+    elif config.name in backbones.BACKBONES:
+        model = _backbone(config, bands, len(strides), name)
+    elif config.weights:
+        raise ValueError(f"encoder {config.name} has no ImageNet weights, only random ones (weights: null)")
     else:
-        if tuple(channels) != _CHANNELS or norm != "batch":
-            raise ValueError(f"encoder {name} has its own channels and normalization, only unet's can be chosen")
-        if name in backbones.BACKBONES:
-            model, strides = _backbone(name, bands, dropout, weights, model_name), backbones.STRIDES
-        else:
-            model = mix_transformer.mix_transformer(name, bands, dropout=dropout, name=model_name)
-            strides = mix_transformer.STRIDES
-    if freeze:
+        levels = len(strides)
+        model = mix_transformer.mix_transformer(config.name, bands, dropout=config.dropout, levels=levels, name=name)
+    if config.freeze:
         model.trainable = False
     return Encoder(model, strides)
 
 
-def _backbone(name: str, bands: int, dropout: float, weights: str | None, model_name: str) -> keras.Model:
-    if dropout and backbones.BACKBONES[name].dropout is None:
-        raise ValueError(f"encoder {name} has no stochastic depth, dropout must be 0")
-    model = backbones.BackboneEncoder(name, bands, dropout=dropout, name=model_name)
-    if weights == "imagenet":
+def _backbone(config: EncoderConfig, bands: int, levels: int, name: str) -> keras.Model:
+    if config.dropout and backbones.BACKBONES[config.name].dropout is None:
+        raise ValueError(f"encoder {config.name} has no stochastic depth, dropout must be 0")
+    model = backbones.BackboneEncoder(config.name, bands, dropout=config.dropout, levels=levels, name=name)
+    if config.weights == "imagenet":
         from segdiff.models.pretrained import load_imagenet
 
         load_imagenet(model)
@@ -107,26 +100,21 @@ def convolve(x, channels: int, *, norm: str, name: str):
     return keras.layers.Activation("relu", name=f"{name}_relu")(x)
 
 
-def unet_encoder(
-    bands: int, channels: Sequence[int], *, norm: str = "batch", dropout: float = 0.0, name: str = "encoder"
-) -> keras.Model:
-    """The encoder ``unet`` on images of any range near -1..1, not rescaled inside."""
-    image = keras.Input((None, None, bands), name="image")
-    return keras.Model(image, _unet_levels(image, channels, norm, dropout), name=name)
-
-
-def _unet_levels(x, channels: Sequence[int], norm: str, dropout: float) -> list[keras.KerasTensor]:
+def _unet(config: EncoderConfig, bands: int, name: str) -> keras.Model:
     """The contracting half of a U-Net (Ronneberger, Fischer and Brox 2015), with padded convolutions.
 
     Level i has H / 2**i x W / 2**i x channels[i].
     """
+    image = keras.Input((None, None, bands), name="image")
+    # 0..255 does not survive mixed precision where a band has fractions: rescaled in float32
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescale")(image)
     features = []
-    for level, width in enumerate(channels):
+    for level, width in enumerate(config.channels):
         if level:
             x = keras.layers.MaxPooling2D(2, name=f"level{level}_pool")(x)
-        x = convolve(x, width, norm=norm, name=f"level{level}_a")
-        x = convolve(x, width, norm=norm, name=f"level{level}_b")
-        if dropout:
-            x = keras.layers.SpatialDropout2D(dropout, name=f"level{level}_dropout")(x)
+        x = convolve(x, width, norm=config.norm, name=f"level{level}_a")
+        x = convolve(x, width, norm=config.norm, name=f"level{level}_b")
+        if config.dropout:
+            x = keras.layers.SpatialDropout2D(config.dropout, name=f"level{level}_dropout")(x)
         features.append(x)
-    return features
+    return keras.Model(image, features, name=name)

@@ -18,18 +18,21 @@ _REDUCTIONS = (8, 4, 2, 1)
 """Keys and values are this many times shorter than the queries, along each side."""
 
 
-def mix_transformer(size: str, bands: int, *, dropout: float = 0.0, name: str = "encoder") -> keras.Model:
+def mix_transformer(
+    size: str, bands: int, *, dropout: float = 0.0, levels: int = len(STRIDES), name: str = "encoder"
+) -> keras.Model:
     """One of DEPTHS_AND_WIDTHS with random weights.
 
-    Takes N x H x W x bands in 0..255, H and W multiples of 32. Returns four maps at STRIDES. ``dropout`` is the
-    chance that the last block is left out for an image in training, falling to 0 at the first.
+    Takes N x H x W x bands in 0..255, H and W multiples of the last of its strides. Returns maps at the first
+    ``levels`` of STRIDES. ``dropout`` is the chance that the last block is left out for an image in training, falling
+    to 0 at the first.
     """
     depths, widths = DEPTHS_AND_WIDTHS[size]
     rates = iter(np.linspace(0.0, dropout, sum(depths)).tolist())
     image = keras.Input((None, None, bands), name="image")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32", name="rescale")(image)
     features = []
-    for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+    for stage, (depth, width) in enumerate(list(zip(depths, widths, strict=True))[:levels]):
         kernel, stride = (3, 2) if stage else (7, 4)
         x = keras.layers.Conv2D(width, kernel, strides=stride, padding="same", name=f"stage{stage}_embed")(x)
         x = _normalize(x, f"stage{stage}_embed_norm")

@@ -61,5 +61,5 @@ def _replace_policies(config: Any, policy: str) -> Any:
     return config
 
 
-FIXED = frozenset({"pad", "rescale", "logits"})
+FIXED = frozenset({"pad", "rescale", "logits", "crop"})
 """Layers of a detector that compute in float32 in every precision."""

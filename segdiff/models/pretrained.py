@@ -41,7 +41,7 @@ def load_imagenet(encoder: BackboneEncoder, preset: str | None = None) -> None:
         raise WeightsError(f"{name}: nobody offers ImageNet weights for it, there are some for {', '.join(offered)}")
     else:
         try:
-            arrays = preset_weights(name, preset)
+            arrays = preset_weights(name, preset, encoder.levels)
         except Exception as error:  # whatever a download library raises: told with its cause, never swallowed
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(

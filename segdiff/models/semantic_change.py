@@ -8,6 +8,7 @@ from keras import ops
 
 from segdiff.models.decoders import unet_decoder
 from segdiff.models.difference import Difference, Mode
+from segdiff.models.encoders import Encoder
 from segdiff.models.heads import change_head
 from segdiff.models.padding import CropToImage, PadToMultiple
 from segdiff.models.upsampling import Interpolation
@@ -29,8 +30,7 @@ class SemanticChangeDetector(keras.Model):
 
 
 def build_semantic_change_detector(
-    encoder: keras.Model,
-    strides: Sequence[int],
+    encoder: Encoder,
     *,
     classes: int,
     channels: Sequence[int],
@@ -41,23 +41,23 @@ def build_semantic_change_detector(
     """One encoder and one decoder of classes for both images, and a decoder of change for their difference.
 
     The triple branch of SSCD-l (Ding et al. 2022, "Bi-Temporal Semantic Reasoning for the Semantic Change Detection in
-    HR Remote Sensing Images"), with the decoder of a U-Net in each branch. ``encoder`` takes N x H x W x bands and
-    returns a list of maps, finest first, with these ``strides``, for H and W that are multiples of the last.
-    ``classes`` is K, the number of classes that an image has, 2 or more; ``channels`` are the decoders', one a level
-    but the deepest. The model takes [before, after] as the encoder does, of any size, and returns
-    {"before": N x H x W x K, "after": N x H x W x K, "change": N x H x W x 1}. Raises ValueError on numbers that do not
-    fit each other.
+    HR Remote Sensing Images"), with the decoder of a U-Net in each branch. ``encoder`` is one of ``build_encoder``, or
+    a model and its strides of your own. ``classes`` is K, the number of classes that an image has, 2 or more;
+    ``channels`` are the decoders', one a level but the deepest. The model takes [before, after] as the encoder does, of
+    any size, and returns {"before": N x H x W x K, "after": N x H x W x K, "change": N x H x W x 1}. Raises ValueError
+    on numbers that do not fit each other.
 
-        encoder = unet_encoder(3, (16, 32, 64))
-        model = build_semantic_change_detector(encoder, (1, 2, 4), classes=6, channels=(16, 32))
+        encoder = build_encoder("efficientnet_lite_b0", bands=3)
+        model = build_semantic_change_detector(encoder, classes=6, channels=(16, 32, 64, 128))
         model.compile("adam", loss=SemanticChangeLoss())
     """
     if classes < 2:
         raise ValueError(f"classes is {classes}, there must be 2 or more to tell apart")
-    images = [keras.Input(encoder.input_shape[1:], name=name) for name in ("before", "after")]
+    encode, strides = encoder.model, encoder.strides
+    images = [keras.Input(encode.input_shape[1:], name=name) for name in ("before", "after")]
     pad = PadToMultiple(strides[-1], dtype="float32", name="pad")
     crop = CropToImage(dtype="float32", name="crop")
-    before, after = (encoder(pad(image)) for image in images)
+    before, after = (encode(pad(image)) for image in images)
 
     def decode(maps: Sequence[keras.KerasTensor], outputs: int, name: str) -> keras.KerasTensor:
         decoded = unet_decoder(maps, channels, strides, upsampling=upsampling, norm=norm, name=name)

@@ -116,14 +116,14 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Saves the model of the best validation F1, with the threshold that gave it; stops when none follows.
+    """Saves the detector at its best validation F1, with the threshold that gave it; stops when none follows.
 
     ``rows`` is the history so far: what was best before a run was resumed still is.
     """
 
-    def __init__(self, path: Path, rows: list[dict[str, float]], patience: int | None):
+    def __init__(self, detector: ChangeDetector, path: Path, rows: list[dict[str, float]], patience: int | None):
         super().__init__()
-        self.path, self.patience = path, patience
+        self.detector, self.path, self.patience = detector, path, patience
         self.best, self.best_epoch = -1.0, 0
         for row in rows:
             self._better(row["val_f1"], int(row["epoch"]))
@@ -137,8 +137,8 @@ class KeepBest(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Saves if better, stops if patience is at its end."""
         if self._better(float(logs["val_f1"]), epoch + 1):
-            self.model.settings = replace(self.model.settings, threshold=float(logs["val_threshold"]))
-            save_detector(self.model, self.path)
+            self.detector.settings = replace(self.detector.settings, threshold=float(logs["val_threshold"]))
+            save_detector(self.detector, self.path)
         elif self.patience is not None and epoch + 1 - self.best_epoch >= self.patience:
             self.model.stop_training = True
 
@@ -191,7 +191,7 @@ def _seed_states(model: keras.Model) -> list[keras.Variable]:
 class Pictures(keras.callbacks.Callback):
     """The same few validation pairs in TensorBoard after every epoch, as overlays with truth and prediction."""
 
-    def __init__(self, folder: Path, draw: Callable[[keras.Model], list[np.ndarray]]):
+    def __init__(self, folder: Path, draw: Callable[[], list[np.ndarray]]):
         super().__init__()
         self.folder, self.draw = folder, draw
 
@@ -201,6 +201,6 @@ class Pictures(keras.callbacks.Callback):
 
         writer = tf.summary.create_file_writer(str(self.folder))
         with writer.as_default():
-            for number, picture in enumerate(self.draw(self.model)):
+            for number, picture in enumerate(self.draw()):
                 tf.summary.image(f"validation/{number}", picture[None], step=epoch + 1)
         writer.close()

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from segdiff.models.replicas import gathered, summed
+
 _EPSILON = 1e-6
 
 
@@ -16,6 +18,10 @@ class ChangeLoss(keras.losses.Loss):
     Called on truth N x H x W (class indices; ``ignore`` marks pixels without truth) and logits N x H x W x C: C = 1 is
     one logit of change, more are softmax logits. Region losses (dice, tversky, lovasz) are taken over the batch and
     the classes of change, without the background. A batch without a single true pixel has loss 0.
+
+    Under a ``tf.distribute`` strategy the batch is that of all replicas together, and so is the loss: sums and counts
+    are taken over all of them (lovasz, which sorts the pixels, has all of them in every replica). Keras divides it by
+    the number of replicas and sums their gradients, which gives the gradient of the whole.
     """
 
     def __init__(self, terms: Mapping[Any, float], ignore: int = 255, name: str = "change_loss"):
@@ -27,13 +33,15 @@ class ChangeLoss(keras.losses.Loss):
         self.ignore = ignore
 
     def call(self, y_true, y_pred):
-        """The loss, a scalar."""
+        """The loss, as a vector of one: Keras divides its mean by the number of replicas, but leaves a scalar alone."""
         channels = y_pred.shape[-1]
         truth = ops.reshape(ops.cast(y_true, "int32"), (-1,))
         logits = ops.reshape(y_pred, (-1, channels))
         valid = ops.cast(ops.not_equal(truth, self.ignore), logits.dtype)
         truth = ops.where(ops.equal(truth, self.ignore), 0, truth)
-        return sum(weight * _TERMS[name](truth, logits, valid) for name, weight in self.terms.items())
+        return ops.reshape(
+            sum(weight * _TERMS[name](truth, logits, valid) for name, weight in self.terms.items()), (1,)
+        )
 
     def get_config(self):
         """The constructor's arguments."""
@@ -47,18 +55,20 @@ def _pixel_cross_entropy(truth, logits):
     return ops.sparse_categorical_crossentropy(truth, logits, from_logits=True)
 
 
-def _mean(values, valid):
-    return ops.sum(values * valid) / ops.maximum(ops.sum(valid), 1.0)
+def valid_mean(values, valid):
+    """The mean of the values where ``valid`` is 1 and not 0, over all replicas; 0 where it nowhere is."""
+    total, count = summed([ops.sum(values * valid), ops.sum(valid)])
+    return total / ops.maximum(count, 1.0)
 
 
 def _cross_entropy(truth, logits, valid):
-    return _mean(_pixel_cross_entropy(truth, logits), valid)
+    return valid_mean(_pixel_cross_entropy(truth, logits), valid)
 
 
 def _focal(truth, logits, valid, gamma=2.0):
     """Lin et al. 2017, without class weights: cross entropy times (1 - p_true) ** gamma."""
     entropy = _pixel_cross_entropy(truth, logits)
-    return _mean(ops.power(1.0 - ops.exp(-entropy), gamma) * entropy, valid)
+    return valid_mean(ops.power(1.0 - ops.exp(-entropy), gamma) * entropy, valid)
 
 
 def _change_probabilities(truth, logits, valid):
@@ -74,9 +84,8 @@ def _change_probabilities(truth, logits, valid):
 def _tversky(truth, logits, valid, false_weight=0.3, missed_weight=0.7):
     """Salehi et al. 2017: one minus the index in which missed pixels weigh more than false ones."""
     predicted, true = _change_probabilities(truth, logits, valid)
-    hit = ops.sum(predicted * true, axis=0)
-    false = ops.sum(predicted * (1.0 - true), axis=0)
-    missed = ops.sum((1.0 - predicted) * true, axis=0)
+    parts = (predicted * true, predicted * (1.0 - true), (1.0 - predicted) * true)
+    hit, false, missed = summed([ops.sum(part, axis=0) for part in parts])
     index = (hit + _EPSILON) / (hit + false_weight * false + missed_weight * missed + _EPSILON)
     return ops.mean(1.0 - index)
 
@@ -88,7 +97,7 @@ def _dice(truth, logits, valid):
 
 def _lovasz(truth, logits, valid):
     """Berman et al. 2018: the Lovasz extension of 1 - IoU, on probabilities, mean of the classes of change present."""
-    predicted, true = _change_probabilities(truth, logits, valid)
+    predicted, true = (gathered(pixels) for pixels in _change_probabilities(truth, logits, valid))
     losses, present = [], []
     for k in range(predicted.shape[-1]):
         errors = ops.abs(true[:, k] - predicted[:, k])

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from segdiff.training.losses import ChangeLoss
+from segdiff.training.losses import ChangeLoss, valid_mean
 
 
 @keras.saving.register_keras_serializable(package="segdiff")
@@ -25,8 +25,10 @@ class SemanticChangeLoss(keras.losses.Loss):
         self._cross_entropy = ChangeLoss({"cross_entropy": 1.0}, ignore)
 
     def call(self, y_true, y_pred):
-        """The loss, a scalar."""
-        before, after, change = (self._cross_entropy(y_true[key], y_pred[key]) for key in ("before", "after", "change"))
+        """The loss, as a vector of one like that of ChangeLoss."""
+        before, after, change = (
+            self._cross_entropy.call(y_true[key], y_pred[key]) for key in ("before", "after", "change")
+        )
         consistency = semantic_consistency(y_true["change"], y_pred["before"], y_pred["after"], self.ignore)
         return (before + after) / 2.0 + change + self.consistency * consistency
 
@@ -48,4 +50,4 @@ def semantic_consistency(change, before, after, ignore: int = 255):
     change = ops.cast(change, "int32")
     valid = ops.cast(ops.not_equal(change, ignore), "float32")
     loss = ops.where(ops.equal(change, 0), 1.0 - cosine, cosine)
-    return ops.sum(loss * valid) / ops.maximum(ops.sum(valid), 1.0)
+    return valid_mean(loss, valid)

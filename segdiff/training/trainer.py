@@ -16,10 +16,12 @@ from data_pipelines.augmentation import Augmentation
 from data_pipelines.layouts import DataError, Pair, find_pairs
 from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches, whole_image_batches
 from data_pipelines.validation import FaultyDataError, check
-from segdiff.config import Config, ConfigError, dump_config, load_config
+from segdiff.config import OURS, Config, ConfigError, dump_config, load_config
 from segdiff.files import write_whole
-from segdiff.models.architectures import build_change_detector
+from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
+from segdiff.models.encoders import learning_rate_scales
+from segdiff.models.heads import DeepSupervision
 from segdiff.models.loading import load_model
 from segdiff.models.precision import choose_precision, with_precision
 from segdiff.training.callbacks import (
@@ -36,6 +38,7 @@ from segdiff.training.callbacks import (
 )
 from segdiff.training.losses import ChangeLoss
 from segdiff.training.metrics import ChangeScores, class_scores
+from segdiff.training.optimizers import LayerwiseAdamW, ReplicatedLossScale
 from segdiff.training.schedules import warmup_cosine
 
 DrawPair = Callable[..., np.ndarray]
@@ -63,6 +66,7 @@ def train(
     that does not fit the data, FaultyDataError on data with faults.
     """
     config = _with_absolute_roots(config)
+    _check_parts(config)
     _claim(run, config, resume)
     data = read_data(config, say)
     augmentation = _augmentation(config)
@@ -71,31 +75,25 @@ def train(
 
     precision, reason = choose_precision(config.train.precision)
     say(f"precision {precision}: {reason}")
-    model = with_precision(_initial_model(config, data.classes, say), precision)
+    detector = with_precision(_initial_model(config, data.classes, say), precision)
     store = PairStore(data.pairs, bands=config.data.bands, binary=config.data.binary, cache=config.data.cache)
     plan = _crop_plan(config, data, seed)
     steps = plan.steps_per_epoch * config.train.epochs
     val_indices = [index for root in data.val for index in root]
     val_batches = whole_image_batches(
-        store, val_indices, multiple=model.settings.stride, batch_pixels=config.train.batch * config.data.crop**2
+        store, val_indices, multiple=detector.settings.stride, batch_pixels=config.train.batch * config.data.crop**2
     )
     say(
         f"{sum(map(len, data.train))} pairs to train on, {len(val_indices)} to validate on; "
-        f"{plan.crops_per_epoch} crops an epoch, {model.count_params():,} parameters"
+        f"{plan.crops_per_epoch} crops an epoch, {detector.count_params():,} parameters"
     )
 
-    optimizer = keras.optimizers.AdamW(
-        warmup_cosine(config.train.learning_rate, steps, config.train.warmup),
-        weight_decay=config.train.weight_decay,
-        use_ema=config.train.ema > 0,
-        ema_momentum=config.train.ema or 0.99,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    if precision == "mixed_float16":
-        # small gradients vanish in float16; Keras scales the loss by itself only where the model's own policy says so
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    decay = config.train.deep_supervision
+    # a backup of the model that is trained holds the heads that deep supervision adds, the detector has none of them
+    model = DeepSupervision(detector, decay) if decay else detector
+    graph = model.supervised if decay else detector
     model.compile(
-        optimizer=optimizer,
+        optimizer=_optimizer(config, graph, steps, precision),
         loss=ChangeLoss(config.train.loss),
         metrics=[ChangeScores(len(data.classes))],
         jit_compile=precision == "mixed_float16",  # XLA is slower than oneDNN on CPUs
@@ -113,14 +111,14 @@ def train(
     looked_at = [store[index] for index in val_indices[:4]]
     examples = [(pair.before[corner], pair.after[corner], pair.mask[corner]) for pair in looked_at]
 
-    def pictures(current: keras.Model) -> list[np.ndarray]:
+    def pictures() -> list[np.ndarray]:
         return [
-            draw(before, after, _mask(current, before, after), mask, classes=data.classes)
+            draw(before, after, _mask(detector, before, after), mask, classes=data.classes)
             for before, after, mask in examples
         ]
 
     moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
-    best = KeepBest(run / "model.keras", rows, config.train.early_stopping)
+    best = KeepBest(detector, run / "model.keras", rows, config.train.early_stopping)
     model.fit(
         batches,
         initial_epoch=start,
@@ -140,6 +138,30 @@ def train(
         ],
     )
     return _conclude(run, config, data, best, rows, val_batches, precision)
+
+
+def _check_parts(config: Config) -> None:
+    """Refuses a model whose parts do not fit each other, before anything is read or written."""
+    if config.model.architecture in OURS:
+        try:
+            common_strides(config.model)
+        except ValueError as error:
+            raise ConfigError(f"model: {error}") from error
+
+
+def _optimizer(config: Config, model: keras.Model, steps: int, precision: str) -> keras.optimizers.Optimizer:
+    optimizer = LayerwiseAdamW(
+        warmup_cosine(config.train.learning_rate, steps, config.train.warmup),
+        learning_rate_scales(model, config.train.layer_decay) if config.train.layer_decay < 1 else None,
+        weight_decay=config.train.weight_decay,
+        use_ema=config.train.ema > 0,
+        ema_momentum=config.train.ema or 0.99,
+    )
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    if precision == "mixed_float16":
+        # small gradients vanish in float16; Keras scales the loss by itself only where the model's own policy says so
+        return ReplicatedLossScale(optimizer)
+    return optimizer
 
 
 def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
@@ -230,7 +252,10 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
 
 def _initial_model(config: Config, classes: tuple[str, ...], say: Callable[[str], None]) -> ChangeDetector:
     outputs = 1 if len(classes) == 2 else len(classes)
-    model = build_change_detector(config.model, bands=config.data.bands, classes=outputs)
+    try:
+        model = build_change_detector(config.model, bands=config.data.bands, classes=outputs)
+    except ValueError as error:  # what can only be told by building: weights that cannot be had
+        raise ConfigError(f"model: {error}") from error
     stride = model.settings.stride
     tile, overlap = config.inference.tile, config.inference.overlap
     for key, value in (("tile", tile), ("overlap", overlap)):

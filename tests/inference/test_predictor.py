@@ -27,7 +27,7 @@ def make_detector(classes: int = 1, **settings) -> Detector:
     keras.utils.set_random_seed(classes)
     config = ModelConfig(encoder=EncoderConfig(channels=(4, 8), norm="none"))
     model = build_change_detector(config, bands=3, classes=classes)
-    model.get_layer("head").set_weights([4 * weight for weight in model.get_layer("head").get_weights()])
+    model.get_layer("logits_conv").set_weights([4 * weight for weight in model.get_layer("logits_conv").get_weights()])
     model.settings = replace(model.settings, **{"tile": 96, "overlap": 48, **settings})
     return Detector(model, Path("random.keras"), precision="float32")
 

@@ -45,7 +45,7 @@ def test_half_precision_stays_close_and_leaves_the_model_alone():
     fast = tensorflow_runtime(model, "mixed_bfloat16")(before, after)
     assert fast.dtype == np.float32
     assert 0 < np.abs(fast - exact).max() < 0.05
-    assert model.get_layer("head").compute_dtype == "float32"
+    assert model.get_layer("logits_conv").compute_dtype == "float32"
 
 
 def test_an_unknown_precision_is_refused():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from segdiff.config import EncoderConfig, ModelConfig
+from segdiff.config import DecoderConfig, EncoderConfig, ModelConfig
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.change_detector import ChangeDetector, Settings
 from segdiff.models.difference import MODES
@@ -116,7 +116,7 @@ def test_bands_and_classes_are_those_asked_for(bands, classes, names):
         ({"encoder": {"norm": "group"}}, {"GroupNormalization"}),
         ({"encoder": {"norm": "none"}}, set()),
         ({"encoder": {"dropout": 0.5}}, {"FusedBatchNormalization", "SpatialDropout2D"}),
-        ({"decoder_channels": (5,)}, {"FusedBatchNormalization"}),
+        ({"decoder": DecoderConfig(channels=(5,))}, {"FusedBatchNormalization"}),
     ],
 )
 def test_the_configuration_chooses_the_layers(changes, kinds):
@@ -124,8 +124,8 @@ def test_the_configuration_chooses_the_layers(changes, kinds):
     layers = list(model._flatten_layers(recursive=True, include_self=False))
     optional = {"GroupNormalization", "FusedBatchNormalization", "SpatialDropout2D"}
     assert {type(layer).__name__ for layer in layers} & optional == kinds
-    width = changes.get("decoder_channels", (4,))[0]
-    assert model.get_layer("head").kernel.shape == (1, 1, width, 1)
+    width = 5 if "decoder" in changes else 4
+    assert model.get_layer("logits_conv").kernel.shape == (1, 1, width, 1)
     before, after = images(1, 6, 6, 3), images(1, 6, 6, 3, seed=1)
     noisy = [keras.ops.convert_to_numpy(model([before, after], training=True)) for _ in range(2)]
     if "SpatialDropout2D" in kinds:

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from segdiff.config import EncoderConfig
 from segdiff.models.backbones import BACKBONES
-from segdiff.models.encoders import ENCODERS, build_encoder, convolve, learning_rate_scales, unet_encoder
+from segdiff.models.encoders import ENCODERS, build_encoder, convolve, encoder_strides, learning_rate_scales
 from segdiff.models.mix_transformer import _block
 from segdiff.models.normalization import FusedBatchNormalization
 from segdiff.models.precision import with_precision
@@ -51,6 +52,18 @@ def test_maps_of_the_large_encoders_have_the_strides_that_are_claimed(name, band
     check_maps(name, bands)
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite_b0", "mit_b0"])
+def test_fewer_levels_are_the_first_maps_without_what_only_the_others_need(name):
+    whole = build_encoder(name, bands=3)
+    short = build_encoder(EncoderConfig(name=name, levels=3), bands=3)
+    assert short.strides == whole.strides[:3]
+    assert short.model.count_params() < whole.model.count_params() / 2
+    x = image(64, 64, 3)
+    short.model.set_weights(keras.Model(whole.model.inputs, whole.model.outputs[:3]).get_weights())
+    for a, b in zip(arrays(short.model(x)), arrays(whole.model(x)), strict=False):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def check_file(name: str, folder) -> None:
     encoder = build_encoder(name, bands=3).model
     x = image(64, 32, 3)
@@ -91,7 +104,7 @@ def test_a_backbone_has_the_published_number_of_weights(name):
 
 
 def frozen_detector(name: str) -> keras.Model:
-    encoder = build_encoder(name, bands=3, freeze=True).model
+    encoder = build_encoder(EncoderConfig(name=name, freeze=True), bands=3).model
     before = keras.Input((None, None, 3))
     return keras.Model(before, keras.layers.Conv2D(1, 1, name="head")(encoder(before)[-1]))
 
@@ -115,7 +128,7 @@ def test_training_leaves_a_frozen_encoder_as_it_was(name):
 
 @pytest.mark.parametrize("name", ["unet", "mobilenet_v3_small"])
 def test_a_frozen_encoder_is_frozen_when_it_is_read_again(name, tmp_path):
-    encoder = build_encoder(name, bands=3, freeze=True).model
+    encoder = build_encoder(EncoderConfig(name=name, freeze=True), bands=3).model
     encoder.save(tmp_path / "frozen.keras")
     loaded = keras.saving.load_model(tmp_path / "frozen.keras", compile=False)
     assert encoder.trainable_variables == loaded.trainable_variables == []
@@ -144,20 +157,23 @@ def test_fractions_of_a_grey_level_are_not_lost_in_mixed_precision():
     np.testing.assert_allclose(rescaled, 0.25 / 127.5, rtol=1e-3)
 
 
-def test_unet_is_the_bare_unet_on_a_rescaled_image():
-    encoder = build_encoder("unet", bands=4, channels=(4, 8, 16), norm="group", dropout=0.1)
-    bare = unet_encoder(4, (4, 8, 16), norm="group", dropout=0.1)
-    bare.set_weights(encoder.model.get_weights())
-    x = image(16, 24, 4)
-    assert encoder.strides == (1, 2, 4)
-    for a, b in zip(arrays(encoder.model(x)), arrays(bare(x / 127.5 - 1)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+def test_the_levels_of_unet_are_as_configured():
+    config = EncoderConfig(channels=(4, 8, 16), norm="group", dropout=0.1)
+    encoder = build_encoder(config, bands=4)
+    assert encoder.strides == encoder_strides(config) == (1, 2, 4)
+    features = arrays(encoder.model(image(16, 24, 4)))
+    assert [feature.shape[1:] for feature in features] == [(16, 24, 4), (8, 12, 8), (4, 6, 16)]
+    kinds = [type(layer) for layer in encoder.model.layers]
+    assert kinds.count(keras.layers.GroupNormalization) == 6
+    assert [layer.rate for layer in encoder.model.layers if isinstance(layer, keras.layers.SpatialDropout2D)] == [
+        0.1
+    ] * 3
 
 
 def test_stochastic_depth_works_in_training_alone_and_only_where_asked():
     x = image(32, 32, 3)
     for name in ("efficientnet_lite_b0", "mit_b0"):
-        asked = build_encoder(name, bands=3, dropout=0.5).model
+        asked = build_encoder(EncoderConfig(name=name, dropout=0.5), bands=3).model
         np.testing.assert_array_equal(arrays(asked(x))[-1], arrays(asked(x))[-1])
         rates = [layer.rate for layer in layers(asked) if isinstance(layer, keras.layers.Dropout)]
         assert 0.4 < max(rates) <= 0.5
@@ -193,7 +209,7 @@ def test_a_mix_transformer_block_computes_what_kerascv_does_where_that_is_right(
 
 
 def scaled_model() -> keras.Model:
-    encoder = build_encoder("unet", bands=1, channels=(2, 3, 4), norm="none").model
+    encoder = build_encoder(EncoderConfig(channels=(2, 3, 4), norm="none"), bands=1).model
     picture = keras.Input((None, None, 1))
     return keras.Model(picture, keras.layers.Conv2D(1, 1, name="head")(encoder(picture)[-1]))
 
@@ -251,18 +267,17 @@ def test_the_optimizer_is_read_back_and_refuses_another_number_of_variables():
     [
         ("resnet19", {}, "encoder 'resnet19' does not exist, allowed are unet, resnet18"),
         ("unet", {"bands": 0}, "bands is 0"),
-        ("unet", {"dropout": 1.0}, "dropout is 1.0"),
-        ("unet", {"weights": "coco"}, "weights is 'coco', allowed are None and 'imagenet'"),
-        ("unet", {"weights": "imagenet"}, "encoder unet has no ImageNet weights"),
         ("mit_b1", {"weights": "imagenet"}, "encoder mit_b1 has no ImageNet weights"),
-        ("resnet18", {"channels": (8, 16)}, "encoder resnet18 has its own channels"),
-        ("resnet18", {"norm": "group"}, "encoder resnet18 has its own channels and normalization"),
+        ("mit_b1", {"levels": 5}, "mit_b1 has 4 levels, levels is 5"),
         ("resnet18", {"dropout": 0.1}, "encoder resnet18 has no stochastic depth"),
     ],
 )
 def test_what_does_not_exist_is_refused_by_name(name, options, message):
+    options = dict(options)
+    bands = options.pop("bands", 3)
+    config = EncoderConfig(name=name, **options) if options else name
     with pytest.raises(ValueError, match=message) as caught:
-        build_encoder(name, **{"bands": 3, **options})
+        build_encoder(config, bands=bands)
     assert "\n" not in str(caught.value)
 
 

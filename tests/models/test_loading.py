@@ -132,7 +132,9 @@ def test_a_configuration_that_names_foreign_code_is_refused_before_it_is_importe
     monkeypatch.syspath_prepend(tmp_path)
 
     def change(config):
-        layer_named(config, "head").update(module="evil_segdiff_test", class_name="Layer", registered_name="evil>Layer")
+        layer_named(config, "logits_conv").update(
+            {"module": "evil_segdiff_test", "class_name": "Layer", "registered_name": "evil>Layer"}
+        )
 
     message = refusal(forged(saved, tmp_path / "evil.keras", change))
     assert "names code of 'evil_segdiff_test'; only Keras and segdiff layers are loaded" in message

