@@ -186,7 +186,7 @@ class ModelConfig(_Section):
     architecture: Architecture = Field(
         "unet_diff",
         description="unet_diff: ours; pretrained_diff: the same from ImageNet weights, by default "
-        "efficientnet_lite_b0's; or a published network (Daudt et al. 2018), which takes no further keys",
+        "efficientnet_lite_b0's; fc_ef, fc_siam_conc, fc_siam_diff: as published (Daudt et al. 2018), no further keys",
     )
     encoder: EncoderConfig = EncoderConfig()
     shared_encoder: bool = Field(True, description="one encoder for both images, or one each")

@@ -59,7 +59,7 @@ class EpochLines(keras.callbacks.Callback):
         self.say(
             f"epoch {epoch + 1} of {self.epochs}: loss {logs['loss']:.4f}, val loss {logs['val_loss']:.4f}, "
             f"val F1 {logs['val_f1']:.4f} at threshold {logs['val_threshold']:.3f}, "
-            f"{time.perf_counter() - self._began:.0f} s"
+            f"{time.perf_counter() - self._began:.0f} s, {logs['data_wait']:.0%} of it waiting for data"
         )
 
 

@@ -36,6 +36,7 @@ from segdiff.training.callbacks import (
     restore_backup,
     save_detector,
 )
+from segdiff.training.data_wait import DataWait
 from segdiff.training.losses import ChangeLoss
 from segdiff.training.metrics import ChangeScores, class_scores
 from segdiff.training.optimizers import LayerwiseAdamW, ReplicatedLossScale
@@ -119,14 +120,16 @@ def train(
 
     moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
     best = KeepBest(detector, run / "model.keras", rows, config.train.early_stopping)
+    wait = DataWait(say)
     model.fit(
-        batches,
+        wait.watch(batches),
         initial_epoch=start,
         epochs=config.train.epochs,
         steps_per_epoch=plan.steps_per_epoch,
         validation_data=val_batches,
         verbose=int(bar),
         callbacks=[
+            wait,  # before those that write its share down
             ShortBar() if bar else EpochLines(say, config.train.epochs),
             StopOnNaN(),
             *moving_average,

@@ -162,8 +162,10 @@ def test_a_line_an_epoch_says_how_it_went():
     said: list[str] = []
     lines = EpochLines(said.append, 7)
     lines.on_epoch_begin(2)
-    lines.on_epoch_end(2, logs(0.625, 0.25))
-    assert said == ["epoch 3 of 7: loss 1.5000, val loss 2.5000, val F1 0.6250 at threshold 0.250, 0 s"]
+    lines.on_epoch_end(2, {**logs(0.625, 0.25), "data_wait": 0.031})
+    (line,) = said
+    assert line.startswith("epoch 3 of 7: loss 1.5000, val loss 2.5000, val F1 0.6250 at threshold 0.250, ")
+    assert line.endswith(" s, 3% of it waiting for data")
 
 
 def test_the_bar_shows_the_few_numbers_that_one_follows(capsys):

@@ -21,7 +21,7 @@ from segdiff.visualization.overlays import overlay
 EPOCHS = 3
 SMALL = (
     "data.crop=32",
-    "model.encoder.channels=[4, 8]",
+    "model.encoder.channels=[4, 8, 8]",
     "model.encoder.dropout=0.2",
     "train.batch=2",
     "train.precision=float32",
@@ -92,7 +92,13 @@ def three_classes(folder: Path, pairs: int) -> Path:
     return folder
 
 
-MOVING = {"train__ema": 0.5, "train__epochs": EPOCHS, "seed": 5}
+MOVING = {
+    "train__ema": 0.5,
+    "train__epochs": EPOCHS,
+    "train__deep_supervision": 0.5,
+    "train__layer_decay": 0.5,
+    "seed": 5,
+}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +129,7 @@ def test_a_run_leaves_every_file_of_the_run_folder(scenes, unbroken):
     model = load_model(run)
     assert model.settings.threshold == written["threshold"]
     assert 0 < written["threshold"] < 1
-    assert (model.settings.tile, model.settings.overlap, model.settings.stride) == (64, 16, 2)
+    assert (model.settings.tile, model.settings.overlap, model.settings.stride) == (64, 16, 4)
 
     environment = json.loads((run / "environment.json").read_text())
     assert (environment["seed"], environment["precision"]) == (5, "float32")
@@ -137,6 +143,60 @@ def test_a_run_leaves_every_file_of_the_run_folder(scenes, unbroken):
     assert float(best["val_threshold"]) == written["threshold"]
     assert any("4 pairs to train on, 1 to validate on; 4 crops an epoch" in line for line in said)
     assert sum(line.startswith("epoch ") for line in said) == EPOCHS
+
+
+def test_the_heads_of_deep_supervision_are_trained_and_left_out_of_the_model(unbroken):
+    run, *_ = unbroken
+    names = [layer.name for layer in load_model(run).layers]
+    assert "logits" in names
+    assert not any("auxiliary" in name for name in names)
+    # one 1 x 1 convolution to a logit is the detector's, the other that of the level at stride 2
+    first, last = (state_of(run / "backup" / f"epoch-0000{k}") for k in (1, 2))
+    heads = [name for name in first if first[name].shape == (1, 1, 4, 1) and "optimizer" not in name]
+    wide = [name for name in first if first[name].shape == (1, 1, 8, 1) and "optimizer" not in name]
+    assert (len(heads), len(wide)) == (1, 1)
+    assert all(np.abs(first[name] - last[name]).max() > 0 for name in heads + wide)
+
+
+def test_layers_near_the_image_learn_more_slowly(scenes, tmp_path, monkeypatch):
+    from segdiff.training import trainer
+
+    made = []
+
+    class Spy(trainer.LayerwiseAdamW):
+        def __init__(self, rate, scales=None, **options):
+            made.append(scales)
+            super().__init__(rate, scales, **options)
+
+    monkeypatch.setattr(trainer, "LayerwiseAdamW", Spy)
+    quiet_train(configured(scenes, train__epochs=1, train__layer_decay=0.5), tmp_path / "slow")
+    quiet_train(configured(scenes, train__epochs=1), tmp_path / "plain")
+    assert set(made[0]) == {0.125, 0.25, 0.5, 1.0}
+    assert made[1] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__decoder": {"channels": [4]}}, ["decoder.channels has 1 entries, 3 levels need 2"]),
+        ({"model__encoder": {"name": "mit_b0", "levels": 5}}, ["mit_b0 has 4 levels, levels is 5"]),
+        ({"model__encoder_after": {"name": "mit_b0"}}, ["strides (1, 2, 4) and (4, 8, 16, 32)", "at least two"]),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_is_read(tmp_path, changes, words):
+    with pytest.raises(ConfigError) as error:
+        quiet_train(configured(tmp_path / "nowhere", **changes), tmp_path / "run")
+    assert str(error.value).startswith("model: ")
+    assert all(word in str(error.value) for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_cannot_be_had_are_refused_in_one_line(scenes, tmp_path):
+    config = configured(
+        scenes, model__encoder={"name": "resnet18", "channels": [16, 32, 64, 128], "weights": "imagenet"}
+    )
+    with pytest.raises(ConfigError, match="model: resnet18: nobody offers ImageNet weights"):
+        quiet_train(config, tmp_path / "run")
 
 
 def test_tensorboard_has_the_scores_and_the_pictures(unbroken):
@@ -245,7 +305,7 @@ def test_faulty_data_are_refused_with_every_fault(scenes, tmp_path):
     ("changes", "words"),
     [
         ({"data__bands": 1, "data__augmentation__hue": 0.1}, r"data\.augmentation: hue and saturation need 3 bands"),
-        ({"inference__tile": 65}, r"inference\.tile: got 65, it must be a multiple of the model's stride 2"),
+        ({"inference__tile": 65}, r"inference\.tile: got 65, it must be a multiple of the model's stride 4"),
         ({"inference__overlap": 64}, r"inference\.overlap: got 64, it must be smaller than inference\.tile, 64"),
     ],
 )
@@ -340,7 +400,7 @@ def test_init_from_takes_all_weights_where_the_shapes_are_the_same(scenes, unbro
 @pytest.mark.parametrize("shared", [True, False])
 def test_init_from_takes_the_encoder_where_the_rest_differs(scenes, unbroken, tmp_path, monkeypatch, shared):
     config = configured(
-        scenes, train__init_from=str(unbroken[0]), model__shared_encoder=shared, model__decoder={"channels": [5]}
+        scenes, train__init_from=str(unbroken[0]), model__shared_encoder=shared, model__decoder={"channels": [5, 5]}
     )
     model, said = initial(config, tmp_path / "run", monkeypatch)
     assert f"started from the encoder of {unbroken[0]}" in said
