@@ -36,8 +36,10 @@ def build_change_detector(
         if config not in ARCHITECTURES:
             raise ValueError(f"architecture {config!r} does not exist, allowed are {', '.join(ARCHITECTURES)}")
         config = ModelConfig.model_validate({"architecture": config})
-    both = (bands, bands) if isinstance(bands, int) else tuple(bands)
-    if len(both) != 2 or min(both) < 1 or classes < 1:
+    both = tuple(bands) if isinstance(bands, Sequence) else (bands, bands)
+    if len(both) != 2:
+        raise ValueError(f"bands is {bands}, it must be one number, or two: before and after")
+    if min(both) < 1 or classes < 1:
         raise ValueError(f"bands is {bands} and classes is {classes}, both must be 1 or more")
     if config.architecture in OURS:
         return _two_encoders(config, both, classes)
@@ -85,9 +87,16 @@ def _two_encoders(config: ModelConfig, bands: tuple[int, int], classes: int) -> 
         sides = zip((config.encoder, config.encoder_after or config.encoder), bands, images, strict=True)
         before, after = (_maps_at(strides, side, n, f"encoder_{image.name}")(pad(image)) for side, n, image in sides)
     differences = []
-    for level, pair in enumerate(zip(before, after, strict=True)):
-        align = AlignFeatures(config.align, project_channels=not shared, name=f"align{level}")
-        differences.append(Difference(config.difference, name=f"difference{level}")(align(list(pair))))
+    for level, (stride, *pair) in enumerate(zip(strides, before, after, strict=True)):
+        if config.align != "strict":
+            # images of two sizes are padded by two shares of theirs: only what they show is brought together
+            sides = zip(pair, images, ("before", "after"), strict=True)
+            pair = [CropToImage(stride, name=f"crop_{side}{level}")(x, image) for x, image, side in sides]
+        aligned = AlignFeatures(config.align, project_channels=not shared, name=f"align{level}")(pair)
+        difference = Difference(config.difference, name=f"difference{level}")(aligned)
+        if config.align != "strict":
+            difference = PadToMultiple(strides[-1] // stride, name=f"pad{level}")(difference)
+        differences.append(difference)
 
     decoded = _decode(config.decoder, differences, strides, config.encoder)
     # in float32: cropping keeps the numbers, and no later rounding may touch the logits
@@ -113,7 +122,10 @@ def _decode(
 ) -> keras.KerasTensor:
     """One map at the first stride, by the decoder that is asked for."""
     if config.name == "unet":
-        widths = encoder.channels if encoder.name == "unet" else _WIDTHS
+        widths: Sequence[int] = _WIDTHS
+        if encoder.name == "unet":
+            own = zip(encoder_strides(encoder), encoder.channels, strict=True)
+            widths = [width for stride, width in own if stride in strides]
         return unet_decoder(
             differences,
             config.channels if isinstance(config.channels, tuple) else widths[: len(strides) - 1],

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import keras
 
-from segdiff.models.replicas import never_empty, replica_count
+from segdiff.models.replicas import never_empty
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,8 @@ class ChangeDetector(keras.Model):
 
     def call(self, inputs, training=None, mask=None):
         """The logits; of no pair, too, where a replica has no share of a batch."""
-        if replica_count() == 1:
-            return super().call(inputs, training=training, mask=mask)
-        pairs = keras.ops.shape(inputs[0])[0]
-        with never_empty(inputs) as some:
-            outputs = super().call(some, training=training, mask=mask)
-        return keras.tree.map_structure(lambda x: x[:pairs], outputs)
+        forward = super().call
+        return never_empty(lambda pairs: forward(pairs, training=training, mask=mask), inputs)
 
     @property
     def settings(self) -> Settings:

@@ -6,6 +6,7 @@ import keras
 
 from segdiff.models.decoders import LevelOutput
 from segdiff.models.padding import CropToImage
+from segdiff.models.replicas import never_empty
 from segdiff.models.upsampling import BilinearUpsampling
 
 
@@ -65,7 +66,7 @@ class DeepSupervision(keras.Model):
 
     def call(self, inputs, training=None):
         """The list of logits, the detector's first."""
-        return self.supervised(inputs, training=training)
+        return never_empty(lambda pairs: self.supervised(pairs, training=training), inputs)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of the detector's logits; in training with those of the further heads."""

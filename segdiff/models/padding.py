@@ -42,15 +42,28 @@ class PadToMultiple(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="segdiff")
 class CropToImage(keras.layers.Layer):
-    """Cuts the first of two maps to the height and width of the second: undoes PadToMultiple."""
+    """Cuts the first of two maps to what it has of the second, an image: undoes PadToMultiple.
+
+    ``stride`` is the pixels of the image that one of the map stands for; the last one of them may be in part padding.
+    """
+
+    def __init__(self, stride: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
 
     def call(self, maps, images):
         """``maps`` without what lies beyond ``images``."""
-        if None not in images.shape[1:3] and maps.shape[1:3] == images.shape[1:3]:
+        static = self.compute_output_shape(maps.shape, images.shape)
+        if None not in static[1:3] and maps.shape[1:3] == static[1:3]:
             return maps
-        size = ops.shape(images)
-        return maps[:, : size[1], : size[2], :]
+        height, width = (-(-size // self.stride) for size in ops.shape(images)[1:3])
+        return maps[:, :height, :width, :]
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "stride": self.stride}
 
     def compute_output_shape(self, maps_shape, images_shape):
-        """The size of the images with the channels of the maps."""
-        return (*images_shape[:3], maps_shape[-1])
+        """The size of the images over the stride, with the channels of the maps."""
+        size = (None if side is None else -(-side // self.stride) for side in images_shape[1:3])
+        return (images_shape[0], *size, maps_shape[-1])

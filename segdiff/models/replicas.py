@@ -4,8 +4,7 @@ Everything here is the identity outside a replica of a ``tf.distribute`` strateg
 pass: that of a sum over the replicas is the sum of their gradients.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -46,18 +45,22 @@ def gathered(rows: Any) -> Any:
     return everywhere
 
 
-@contextmanager
-def never_empty(batches: Sequence[Any]) -> Iterator[list[Any]]:
-    """The tensors of a batch, with a row of zeros where this replica has none: kernels fail on empty tensors.
+def never_empty(function: Callable[[Sequence[Any]], Any], batches: Sequence[Any]) -> Any:
+    """``function(batches)``, also where this replica has no row of them: kernels fail on empty tensors.
 
-    Within the context ``present`` tells layers not to count that row.
+    The function then gets a row of zeros, which ``present`` tells layers not to count and which is cut from what it
+    returns, a structure of batches.
     """
-    missing = ops.maximum(1 - ops.shape(batches[0])[0], 0)
+    if replica_count() == 1:
+        return function(batches)
+    rows = ops.shape(batches[0])[0]
+    missing = ops.maximum(1 - rows, 0)
     token = _PRESENT.set(ops.cast(1 - missing, "float32"))
     try:
-        yield [ops.concatenate([x, ops.zeros((missing, *x.shape[1:]), x.dtype)]) for x in batches]
+        outputs = function([ops.concatenate([x, ops.zeros((missing, *x.shape[1:]), x.dtype)]) for x in batches])
     finally:
         _PRESENT.reset(token)
+    return keras.tree.map_structure(lambda x: x[:rows], outputs)
 
 
 def present() -> Any:

@@ -11,6 +11,7 @@ from segdiff.models.difference import Difference, Mode
 from segdiff.models.encoders import Encoder
 from segdiff.models.heads import change_head
 from segdiff.models.padding import CropToImage, PadToMultiple
+from segdiff.models.replicas import never_empty, replica_count
 from segdiff.models.upsampling import Interpolation
 
 
@@ -23,10 +24,15 @@ class SemanticChangeDetector(keras.Model):
     ``compile`` takes the dict of truths and the dict of logits, as ``training.semantic_loss.SemanticChangeLoss`` does.
     """
 
+    def call(self, inputs, training=None, mask=None):
+        """The dict of logits; of no pair, too, where a replica has no share of a batch."""
+        forward = super().call
+        return never_empty(lambda pairs: forward(pairs, training=training, mask=mask), inputs)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The compiled loss of all outputs, and the layers' own."""
         loss = self.loss(y, y_pred, sample_weight=sample_weight)
-        return loss + ops.sum(ops.stack(self.losses)) if self.losses else loss
+        return loss + ops.sum(ops.stack(self.losses)) / replica_count() if self.losses else loss
 
 
 def build_semantic_change_detector(
