@@ -256,6 +256,10 @@ class TrainConfig(_Section):
         le=1,
         description="weight of the loss of each level of the decoder over that of the finer; 0: none",
     )
+    backup_minutes: float | None = Field(
+        5.0, gt=0, description="the state is stored this often, besides at the end of each epoch; null: not by time"
+    )
+    backup_steps: int | None = Field(None, ge=1, description="and after this many steps; null: not by steps")
     init_from: str | None = Field(None, description="a model to start from: its weights whole, or its encoder's")
 
 

@@ -19,6 +19,7 @@ from rasterio.transform import from_origin
 
 from segdiff import cli
 from segdiff.config import load_config
+from segdiff.models.loading import load_model
 
 COMMANDS = ["demo", "synth", "check", "pack", "train", "evaluate", "predict", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
@@ -551,29 +552,47 @@ def test_a_killed_prediction_goes_on(segdiff_command, tiny_run, tmp_path):
     assert len(features) == sum(int(row["objects"]) for row in rows) > 0
 
 
-def test_an_interrupted_training_goes_on(segdiff_command, here, tiny_run, tmp_path):
-    run = tmp_path / "run"
-    call = ("train", tiny_run.config, "--out", run, "--set", f"data.root={tiny_run.data}")
-    call = (*call, "--set", "train.epochs=5", "--set", "train.crops_per_epoch=64")
-    stops = ((signal.SIGINT, 130, "interrupted", 1, ()), (signal.SIGTERM, 143, "terminated", 3, ("--resume",)))
-    for number, status, word, epoch, arguments in stops:
-        process = start(*call, *arguments)
-        wait_for(process, (run / "backup" / f"epoch-{epoch:05d}").exists)
+def test_a_training_that_is_stopped_and_killed_ends_as_the_unbroken_one(segdiff_command, here, tiny_run, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    settings = [f"data.root={tiny_run.data}", "train.epochs=3", "train.crops_per_epoch=48", "train.backup_steps=1"]
+    settings += ["train.ema=0.9", "model.encoder.dropout=0.2"]
+    call = ("train", tiny_run.config, *(part for setting in settings for part in ("--set", setting)), "--out")
+    unbroken = segdiff_command(*call, whole)
+    assert unbroken.returncode == 0, unbroken.stderr
+
+    stops = (
+        (signal.SIGINT, 130, "segdiff: interrupted\n", "step-00000-*", ()),
+        (signal.SIGTERM, 143, "segdiff: terminated\n", "step-00001-*", ("--resume",)),
+        (signal.SIGKILL, -signal.SIGKILL, "", "step-00002-*", ("--resume",)),
+    )
+    for number, status, line, stored, arguments in stops:
+        process = start(*call, run, *arguments)
+        wait_for(process, lambda stored=stored: any((run / "backup").glob(stored)))
         process.send_signal(number)
         out, err = process.communicate(timeout=300)
-        assert process.returncode == status, err
-        assert err == f"segdiff: {word}\n"
-        assert (run / "model.keras").exists()
+        assert (process.returncode, err) == (status, line)
         assert not (run / "metrics.json").exists()
-    assert "going on at epoch 2" in out or "going on at epoch 3" in out
-    status, out, err = here(*call[:-1], "train.crops_per_epoch=32", "--resume")
+        newest = max(path.name for path in (run / "backup").glob("step-*"))
+        assert newest.startswith(stored[:-1])
+        assert newest != f"{stored[:-1]}0000012", "stopped within an epoch"
+    assert "going on at epoch 2 of 3, " in out
+
+    status, _, err = here(*call, run, "--set", "train.crops_per_epoch=32", "--resume")
     assert status == 2
-    require_one_line(err, "train.crops_per_epoch was 64 and is 32")
-    finished = segdiff_command(*call, "--resume", "--json")
+    require_one_line(err, "train.crops_per_epoch was 48 and is 32")
+    finished = segdiff_command(*call, run, "--resume", "--json")
     assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["epochs"] == 5
-    with (run / "history.csv").open(newline="") as stream:
-        assert [float(row["epoch"]) for row in csv.DictReader(stream)] == [1, 2, 3, 4, 5]
+    assert json.loads(finished.stdout)["epochs"] == 3
+    for ours, theirs in zip(*(load_model(folder).get_weights() for folder in (run, whole)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    rows = []
+    for folder in (run, whole):
+        with (folder / "history.csv").open(newline="") as stream:
+            rows.append(list(csv.DictReader(stream)))
+    assert [float(row["epoch"]) for row in rows[0]] == [1, 2, 3]
+    for ours, theirs in zip(*rows, strict=True):
+        for key in ("loss", "f1", "val_loss", "val_f1", "learning_rate"):
+            assert float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-5), key
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
-"""What happens at the end of an epoch: the best model is kept, the run can go on from here, pictures are drawn."""
+"""What happens at the end of an epoch: it is told and written down, the best model is kept, pictures are drawn."""
 
 import csv
-import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +11,7 @@ import numpy as np
 
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.precision import with_precision
+from segdiff.training.failures import TrainingError
 
 
 def save_detector(model: ChangeDetector, path: Path) -> None:
@@ -20,10 +19,6 @@ def save_detector(model: ChangeDetector, path: Path) -> None:
     temporary = path.with_name(f".{path.stem}.tmp.keras")
     with_precision(model, "float32").save(temporary)
     temporary.replace(path)
-
-
-class TrainingError(RuntimeError):
-    """A run that could not go on; the message is one line."""
 
 
 class ShortBar(keras.callbacks.ProgbarLogger):
@@ -64,23 +59,35 @@ class EpochLines(keras.callbacks.Callback):
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Ends the run where the loss is no number any more; the best model so far stays."""
+    """Ends the run where the loss is no number any more; the best model so far stays.
+
+    ``pairs_of`` gives the names of the pairs of a step of an epoch, both counted from 0.
+    """
+
+    def __init__(self, pairs_of: Callable[[int, int], list[str]]):
+        super().__init__()
+        self.pairs_of = pairs_of
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Notes which epoch it is."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         """Looks at the loss."""
-        self._look(logs)
+        if not np.isfinite(logs["loss"]):
+            pairs = ", ".join(self.pairs_of(self._epoch, batch))
+            self._stop(logs["loss"], f"at step {batch + 1} of epoch {self._epoch + 1}, on crops of {pairs}")
 
     def on_test_batch_end(self, batch, logs=None):
         """Looks at the loss in validation: the last step of an epoch may have broken the weights."""
-        self._look(logs)
-
-    def _look(self, logs):
         if not np.isfinite(logs["loss"]):
-            step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-            raise TrainingError(
-                f"the loss is {float(logs['loss'])} at step {step}; the best model so far is kept. "
-                "Lower train.learning_rate, or set train.precision to float32"
-            )
+            self._stop(logs["loss"], f"in the validation after epoch {self._epoch + 1}")
+
+    def _stop(self, loss, where: str):
+        raise TrainingError(
+            f"the loss is {float(loss)} {where}; the best model and the state before are kept. "
+            "Lower train.learning_rate, or set train.precision to float32"
+        )
 
 
 class History(keras.callbacks.Callback):
@@ -141,51 +148,6 @@ class KeepBest(keras.callbacks.Callback):
             save_detector(self.detector, self.path)
         elif self.patience is not None and epoch + 1 - self.best_epoch >= self.patience:
             self.model.stop_training = True
-
-
-class Backup(keras.callbacks.Callback):
-    """The state at the beginning of each epoch, in a folder of its own: weights, optimizer, and which epoch it is.
-
-    Written at the beginning and not at the end, when moving averages may stand in the place of the weights.
-    """
-
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.folder = folder
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Saves, then deletes all but the newest two."""
-        target = self.folder / f"epoch-{epoch:05d}"
-        if target.exists():
-            return
-        temporary = self.folder / f".epoch-{epoch:05d}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        self.model.save_weights(temporary / "state.weights.h5")
-        seeds = [keras.ops.convert_to_numpy(state).tolist() for state in _seed_states(self.model)]
-        (temporary / "state.json").write_text(json.dumps({"epoch": epoch, "seeds": seeds}))
-        temporary.rename(target)
-        for old in sorted(self.folder.glob("epoch-*"))[:-2]:
-            shutil.rmtree(old)
-
-
-def restore_backup(model: keras.Model, folder: Path) -> int:
-    """Puts the newest backup into a compiled model; returns the epoch to go on with, 0 where there is none."""
-    backups = sorted(folder.glob("epoch-*"))
-    if not backups:
-        return 0
-    model.optimizer.build(model.trainable_variables)
-    model.load_weights(backups[-1] / "state.weights.h5")
-    state = json.loads((backups[-1] / "state.json").read_text())
-    for variable, seed in zip(_seed_states(model), state["seeds"], strict=True):
-        variable.assign(seed)
-    return int(state["epoch"])
-
-
-def _seed_states(model: keras.Model) -> list[keras.Variable]:
-    """Where the random numbers of dropout stand, which a weights file leaves out."""
-    others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
-    return [variable for variable in model.variables if id(variable) not in others]
 
 
 class Pictures(keras.callbacks.Callback):

@@ -17,12 +17,13 @@ class DataWait(keras.callbacks.Callback):
     notes when each batch arrives: what a step waits for is the time from its beginning to the arrival of its batch,
     nothing where that was there before. The share is of the time from the first step's beginning to the last one's end.
     Steps must end before the next begins, as they do where a callback reads the loss. The callback stands before
-    those that write the logs. ``clock`` gives seconds.
+    those that write the logs. ``passed`` steps of the first epoch take no batch: they are passed over. ``clock`` gives
+    seconds.
     """
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.perf_counter):
+    def __init__(self, say: Callable[[str], None], *, passed: int = 0, clock: Callable[[], float] = time.perf_counter):
         super().__init__()
-        self._say, self._clock = say, clock
+        self._say, self._clock, self._passed = say, clock, passed
         self._arrivals: dict[int, float] = {}
         self._step = 0
 
@@ -50,12 +51,17 @@ class DataWait(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         """The step asks for its batch."""
+        if self._passed:
+            return
         self._asked = self._clock()
         if self._began is None:
             self._began = self._asked
 
     def on_train_batch_end(self, batch, logs=None):
         """Counts what the step waited."""
+        if self._passed:
+            self._passed -= 1
+            return
         assert self._began is not None, "Keras begins what it ends"
         self._lasted = self._clock() - self._began
         if self._step not in self._arrivals:

@@ -24,8 +24,8 @@ from segdiff.models.encoders import learning_rate_scales
 from segdiff.models.heads import DeepSupervision
 from segdiff.models.loading import load_model
 from segdiff.models.precision import choose_precision, with_precision
+from segdiff.training.backup import Backup, PassOver, Position, restore_backup
 from segdiff.training.callbacks import (
-    Backup,
     EpochLines,
     History,
     KeepBest,
@@ -33,10 +33,11 @@ from segdiff.training.callbacks import (
     ShortBar,
     StopOnNaN,
     read_history,
-    restore_backup,
     save_detector,
 )
 from segdiff.training.data_wait import DataWait
+from segdiff.training.failures import memory_explained
+from segdiff.training.interruption import hold_signals
 from segdiff.training.losses import ChangeLoss
 from segdiff.training.metrics import ChangeScores, class_scores
 from segdiff.training.optimizers import LayerwiseAdamW, ReplicatedLossScale
@@ -99,15 +100,22 @@ def train(
         metrics=[ChangeScores(len(data.classes))],
         jit_compile=precision == "mixed_float16",  # XLA is slower than oneDNN on CPUs
     )
-    start = restore_backup(model, run / "backup") if resume else 0
-    rows = [row for row in read_history(run / "history.csv") if row["epoch"] <= start] if start else []
-    if start:
-        say(f"going on at epoch {start + 1} of {config.train.epochs}")
+    start, metrics = restore_backup(model, run / "backup") if resume else (Position(), [])
+    rows = [row for row in read_history(run / "history.csv") if row["epoch"] <= start.epoch] if start.epoch else []
+    if start != Position():
+        say(
+            f"going on at epoch {start.epoch + 1} of {config.train.epochs}, "
+            f"{start.step} of {plan.steps_per_epoch} steps of it are done"
+        )
     elif resume:
         say(f"{run} holds nothing to go on with: the run begins at epoch 1")
     _write_run(run, config, data, seed, precision)
 
-    batches = training_batches(store, plan, augmentation, first_step=start * plan.steps_per_epoch, steps=steps)
+    # Keras looks at a batch before it begins, also where none is left to be trained on
+    first_step = min(start.epoch * plan.steps_per_epoch + start.step, steps - 1)
+    batches = training_batches(store, plan, augmentation, first_step=first_step, steps=steps)
+    # of unknown length from here: Keras would count the steps that it passes over as batches and end before the last
+    batches = batches.filter(lambda *batch: True)
     corner = (slice(0, 512), slice(0, 512))  # of a big image it tells as much
     looked_at = [store[index] for index in val_indices[:4]]
     examples = [(pair.before[corner], pair.after[corner], pair.mask[corner]) for pair in looked_at]
@@ -120,26 +128,36 @@ def train(
 
     moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
     best = KeepBest(detector, run / "model.keras", rows, config.train.early_stopping)
-    wait = DataWait(say)
-    model.fit(
-        wait.watch(batches),
-        initial_epoch=start,
-        epochs=config.train.epochs,
-        steps_per_epoch=plan.steps_per_epoch,
-        validation_data=val_batches,
-        verbose=int(bar),
-        callbacks=[
-            wait,  # before those that write its share down
-            ShortBar() if bar else EpochLines(say, config.train.epochs),
-            StopOnNaN(),
-            *moving_average,
-            Backup(run / "backup"),
-            History(run / "history.csv", rows),
-            best,
-            keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
-            Pictures(run / "tensorboard" / "pictures", pictures),
-        ],
-    )
+
+    def pairs_of(epoch: int, step: int) -> list[str]:
+        chosen = plan.epoch_order(epoch)[step * plan.batch : (step + 1) * plan.batch]
+        return [data.pairs[index].pair.name for index in chosen]
+
+    wait = DataWait(say, passed=start.step)
+    with hold_signals() as signals, memory_explained(config.train.batch, config.data.crop):
+        backup = Backup(
+            run / "backup", start, signals, steps=config.train.backup_steps, minutes=config.train.backup_minutes
+        )
+        model.fit(
+            wait.watch(batches),
+            initial_epoch=start.epoch,
+            epochs=config.train.epochs,
+            steps_per_epoch=plan.steps_per_epoch,
+            validation_data=val_batches,
+            verbose=int(bar),
+            callbacks=[
+                PassOver(start, metrics, batches),
+                wait,  # before those that write its share down
+                ShortBar() if bar else EpochLines(say, config.train.epochs),
+                StopOnNaN(pairs_of),
+                backup,  # before the weights are swapped for their averages
+                *moving_average,
+                History(run / "history.csv", rows),
+                best,
+                keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
+                Pictures(run / "tensorboard" / "pictures", pictures),
+            ],
+        )
     return _conclude(run, config, data, best, rows, val_batches, precision)
 
 

@@ -11,7 +11,6 @@ from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
 from segdiff.training.callbacks import (
-    Backup,
     EpochLines,
     History,
     KeepBest,
@@ -19,7 +18,6 @@ from segdiff.training.callbacks import (
     StopOnNaN,
     TrainingError,
     read_history,
-    restore_backup,
     save_detector,
 )
 from segdiff.training.schedules import warmup_cosine
@@ -100,35 +98,6 @@ def test_models_are_saved_in_float32_without_optimizer_and_nothing_else_is_left(
         np.testing.assert_array_equal(old, new)
 
 
-def test_the_newest_two_backups_are_kept_and_the_newest_restores_weights_and_optimizer(tmp_path, model):
-    backup = Backup(tmp_path / "backup")
-    backup.set_model(model)
-    images = [np.full((1, 4, 4, 1), value, np.float32) for value in (10, 200)]
-    states = []
-    for epoch in range(3):
-        states.append([np.array(v) for v in (*model.variables, *model.optimizer.variables)])
-        backup.on_epoch_begin(epoch)
-        model.train_on_batch(images, np.ones((1, 4, 4, 1), np.float32))
-    assert sorted(path.name for path in (tmp_path / "backup").iterdir()) == ["epoch-00001", "epoch-00002"]
-
-    other = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(2, 2), dropout=0.5)), bands=1)
-    other.compile(optimizer=keras.optimizers.Adam(0.25), loss="mse")
-    assert restore_backup(other, tmp_path / "backup") == 2
-    assert int(other.optimizer.iterations) == 2
-    for expected, variable in zip(states[2], (*other.variables, *other.optimizer.variables), strict=True):
-        np.testing.assert_array_equal(np.array(variable), expected)
-
-
-def test_a_backup_broken_off_while_being_written_is_not_taken(tmp_path, model):
-    (tmp_path / "backup" / ".epoch-00007.tmp").mkdir(parents=True)
-    assert restore_backup(model, tmp_path / "backup") == 0
-    assert restore_backup(model, tmp_path / "nowhere") == 0
-    backup = Backup(tmp_path / "backup")
-    backup.set_model(model)
-    backup.on_epoch_begin(7)
-    assert restore_backup(model, tmp_path / "backup") == 7
-
-
 def test_history_has_a_row_an_epoch_also_of_a_run_that_goes_on(tmp_path, model):
     file = tmp_path / "history.csv"
     for first in (0, 2):
@@ -148,14 +117,16 @@ def test_history_has_a_row_an_epoch_also_of_a_run_that_goes_on(tmp_path, model):
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
-@pytest.mark.parametrize("phase", ["on_train_batch_end", "on_test_batch_end"])
-def test_a_loss_that_is_no_number_ends_the_run_with_the_mend(model, loss, phase):
-    stop = StopOnNaN()
-    stop.set_model(model)
-    getattr(stop, phase)(0, {"loss": 1.0})
-    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step 0; .*Lower train\.learning_rate") as caught:
-        getattr(stop, phase)(1, {"loss": loss})
+def test_a_loss_that_is_no_number_names_the_step_and_the_pairs(loss):
+    stop = StopOnNaN(lambda epoch, step: [f"pair {epoch}", f"pair {step}"])
+    stop.on_epoch_begin(2)
+    stop.on_train_batch_end(4, {"loss": 1.0})
+    with pytest.raises(TrainingError, match=r"(nan|inf) at step 6 of epoch 3, on crops of pair 2, pair 5; ") as caught:
+        stop.on_train_batch_end(5, {"loss": loss})
     assert "\n" not in str(caught.value)
+    stop.on_test_batch_end(0, {"loss": 1.0})
+    with pytest.raises(TrainingError, match=r"(nan|inf) in the validation after epoch 3; .*Lower train\.learning_rate"):
+        stop.on_test_batch_end(1, {"loss": loss})
 
 
 def test_a_line_an_epoch_says_how_it_went():

@@ -56,7 +56,7 @@ class Rows(keras.callbacks.Callback):
 
 def fit(seconds: list[float], step: float, *, epochs: int, steps: int | None, mirrored=False, watched=True):
     clock, said, rows = Clock(), [], Rows()
-    wait = DataWait(said.append, clock)
+    wait = DataWait(said.append, clock=clock)
     scope = tf.distribute.MirroredStrategy(["/cpu:0"]).scope() if mirrored else nullcontext()
     with scope:
         model = keras.Sequential([keras.layers.Dense(1)])
@@ -90,7 +90,7 @@ def test_a_data_set_may_be_read_anew_in_every_epoch():
 def test_batches_that_came_before_they_were_asked_for_were_not_waited_for():
     """What a thread fetches ahead, driven by hand: no luck in it."""
     clock, said = Clock(), []
-    wait = DataWait(said.append, clock)
+    wait = DataWait(said.append, clock=clock)
     batches = iter(wait.watch(batches_that_take(clock, [1.0] * 3)))
     next(batches)
     next(batches)
@@ -108,7 +108,7 @@ def test_batches_that_came_before_they_were_asked_for_were_not_waited_for():
 
 def test_the_batch_that_keras_builds_the_model_with_does_not_shift_the_count():
     clock, said = Clock(), []
-    wait = DataWait(said.append, clock)
+    wait = DataWait(said.append, clock=clock)
     watched = wait.watch(batches_that_take(clock, [1.0, 0.0]))
     next(iter(watched))
     batches, logs = iter(watched), {}

@@ -52,12 +52,8 @@ def weights_of(path: Path) -> list[np.ndarray]:
 
 def state_of(folder: Path) -> dict[str, np.ndarray]:
     """Every array in a backup."""
-    import h5py  # type: ignore[import-untyped]
-
-    arrays: dict[str, np.ndarray] = {}
-    with h5py.File(folder / "state.weights.h5") as file:
-        file.visititems(lambda name, item: arrays.update({name: item[()]}) if hasattr(item, "shape") else None)
-    return arrays
+    with np.load(folder / "state.npz") as state:
+        return dict(state)
 
 
 def assert_same_state(a: Path, b: Path, tolerance: float) -> None:
@@ -151,7 +147,7 @@ def test_the_heads_of_deep_supervision_are_trained_and_left_out_of_the_model(unb
     assert "logits" in names
     assert not any("auxiliary" in name for name in names)
     # one 1 x 1 convolution to a logit is the detector's, the other that of the level at stride 2
-    first, last = (state_of(run / "backup" / f"epoch-0000{k}") for k in (1, 2))
+    first, last = (state_of(run / "backup" / f"step-0000{k}-0000002") for k in (1, 2))
     heads = [name for name in first if first[name].shape == (1, 1, 4, 1) and "optimizer" not in name]
     wide = [name for name in first if first[name].shape == (1, 1, 8, 1) and "optimizer" not in name]
     assert (len(heads), len(wide)) == (1, 1)
@@ -242,13 +238,31 @@ def test_a_broken_run_is_the_same_so_far_and_resumed_ends_as_the_unbroken_one(sc
     with pytest.raises(InterruptedRunError):
         quiet_train(config, run, draw=draw)
     assert not (run / "metrics.json").exists()
-    # one seed, two runs: the first epoch gave the same weights and the same state of the optimizer
-    assert_same_state(run / "backup" / "epoch-00001", whole / "backup" / "epoch-00001", 1e-6)
+    # one seed, two runs: the first epochs gave the same weights and the same state of the optimizer
+    assert_same_state(run / "backup" / "step-00001-0000002", whole / "backup" / "step-00001-0000002", 1e-6)
 
     said: list[str] = []
     resumed = quiet_train(config, run, resume=True, draw=overlay, said=said)
-    assert f"going on at epoch 2 of {EPOCHS}" in said
-    assert_same_state(run / "backup" / "epoch-00002", whole / "backup" / "epoch-00002", 1e-5)
+    assert f"going on at epoch 2 of {EPOCHS}, 2 of 2 steps of it are done" in said
+    assert_same_end(run, resumed, whole, metrics)
+
+
+def test_a_run_goes_on_within_an_epoch_and_ends_as_the_unbroken_one(scenes, unbroken, tmp_path):
+    whole, metrics, _ = unbroken
+    run, config = tmp_path / "run", configured(scenes, train__backup_steps=1, **MOVING)
+    quiet_train(config, run)
+    assert [path.name for path in sorted((run / "backup").iterdir())] == ["step-00002-0000001", "step-00002-0000002"]
+    shutil.rmtree(run / "backup" / "step-00002-0000002")
+    (run / "metrics.json").unlink()
+    said: list[str] = []
+    resumed = quiet_train(config, run, resume=True, said=said)
+    assert "going on at epoch 3 of 3, 1 of 2 steps of it are done" in said
+    assert_same_end(run, resumed, whole, metrics)
+
+
+def assert_same_end(run: Path, resumed: dict, whole: Path, metrics: dict) -> None:
+    """Weights, state and history of a resumed run are those of the unbroken one."""
+    assert_same_state(run / "backup" / "step-00002-0000002", whole / "backup" / "step-00002-0000002", 1e-5)
     for a, b in zip(weights_of(run), weights_of(whole), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert (resumed["best_epoch"], resumed["confusion"]) == (metrics["best_epoch"], metrics["confusion"])
