@@ -1,0 +1,114 @@
+"""Time to accuracy: `python -m tests.benchmarks.bench_accuracy [--data DEEPPCB] [--crops 10000] [--every 500]`.
+
+Trains the published `fc_siam_diff` and our default, `configs/deeppcb_binary.yaml`, on the same boards with the same
+crops, recipe and seed, a stretch of each in turn, and prints after each the best F1 on the validation boards, the
+seconds of training so far (validation left out, building the graph included) and pairs a second, side by side.
+"""
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from data_pipelines.pipeline import PairStore, training_batches, whole_image_batches
+from segdiff.config import load_config
+from segdiff.models import build_change_detector
+from segdiff.models.precision import choose_precision, with_precision
+from segdiff.training import trainer
+from segdiff.training.losses import ChangeLoss
+from segdiff.training.metrics import ChangeScores
+
+ROOT = Path(__file__).resolve().parents[2]
+BOARDS = Path(os.environ.get("SEGDIFF_SHARED", ROOT.parent / "shared")) / "data" / "deeppcb"
+PUBLISHED, OURS = "fc_siam_diff", "unet_diff"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a training stands."""
+
+    crops: int
+    seconds: float
+    f1: float
+
+
+class Training:
+    """A network on its way through the crops; the parts are the trainer's, the clock stands still in validation."""
+
+    def __init__(self, architecture: str, boards: Path, crops: int, every: int):
+        overrides = [f"data.root={boards}", f"model.architecture={architecture}"]
+        overrides += [f"train.epochs={crops // every}", f"train.crops_per_epoch={every}"]
+        self.config = load_config(ROOT / "configs" / "deeppcb_binary.yaml", overrides)
+        config, data = self.config, trainer.read_data(self.config, print)
+        self.store = PairStore(data.pairs, bands=config.data.bands, binary=config.data.binary, cache="memory")
+        self.plan = trainer._crop_plan(config, data, config.seed or 0)
+        keras.utils.set_random_seed(self.plan.seed)
+        precision, _ = choose_precision(config.train.precision)
+        self.model = with_precision(build_change_detector(config.model, bands=config.data.bands), precision)
+        self.model.compile(
+            trainer._optimizer(config, self.model, self.plan.steps_per_epoch * config.train.epochs, precision),
+            ChangeLoss(config.train.loss),
+            metrics=[ChangeScores(len(data.classes))],
+            jit_compile=False,
+        )
+        kept = [index for root in data.val for index in root]
+        pixels = config.train.batch * config.data.crop**2
+        self.val = whole_image_batches(self.store, kept, multiple=self.model.settings.stride, batch_pixels=pixels)
+        for index in [index for root in (*data.train, *data.val) for index in root]:
+            self.store[index]  # decoded before the clock runs
+        self.points: list[Point] = []
+
+    def go_on(self) -> str:
+        """One stretch more, and how it went."""
+        epoch, steps = len(self.points), self.plan.steps_per_epoch
+        augmentation = trainer._augmentation(self.config)
+        batches = training_batches(
+            self.store, self.plan, augmentation, first_step=epoch * steps, steps=(epoch + 1) * steps
+        )
+        began = time.perf_counter()
+        self.model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, verbose=0, shuffle=False)
+        lasted = time.perf_counter() - began
+        f1 = float(self.model.evaluate(self.val, verbose=0, return_dict=True)["f1"])
+        crops = self.plan.crops_per_epoch
+        before = self.points[-1] if self.points else Point(0, 0.0, 0.0)
+        self.points.append(Point(before.crops + crops, before.seconds + lasted, f1))
+        return f"{f1:8.4f}{self.points[-1].seconds:9.0f}{crops / lasted:9.1f}"
+
+
+def main() -> None:
+    """Prints the table and how much sooner ours is where the published network ends."""
+    parser = argparse.ArgumentParser(description="Time to accuracy on DeepPCB.")
+    parser.add_argument("--data", type=Path, default=BOARDS, help="the training boards")
+    parser.add_argument("--crops", type=int, default=10_000)
+    parser.add_argument("--every", type=int, default=500, help="crops between two validations")
+    arguments = parser.parse_args()
+    if arguments.every < 1 or arguments.crops < arguments.every or arguments.crops % arguments.every:
+        parser.error(f"--crops is {arguments.crops}, it must be a multiple of --every, {arguments.every}")
+    if not arguments.data.exists():
+        parser.error(f"there is no {arguments.data}: name the boards of DeepPCB with --data")
+    names = (PUBLISHED, OURS)
+    trainings = {name: Training(name, arguments.data, arguments.crops, arguments.every) for name in names}
+    print(
+        f"{'':8}" + "".join(f"{f'{name}, {trainings[name].model.count_params():,} parameters':>34}" for name in names)
+    )
+    print(f"{'crops':>8}" + f"{'':8}{'val F1':>8}{'s':>9}{'pairs/s':>9}" * 2)
+    for stretch in range(1, arguments.crops // arguments.every + 1):
+        row = "".join(f"{'':8}{trainings[name].go_on()}" for name in names)
+        print(f"{stretch * arguments.every:8}{row}", flush=True)
+
+    goal = trainings[PUBLISHED].points[-1]
+    reached = next((point for point in trainings[OURS].points if point.f1 >= goal.f1), None)
+    if reached is None:
+        print(f"{OURS} has not reached the F1 of {goal.f1:.4f} that {PUBLISHED} ended with")
+    else:
+        print(
+            f"{PUBLISHED} ended with F1 {goal.f1:.4f} after {goal.seconds:.0f} s; {OURS} had {reached.f1:.4f} after "
+            f"{reached.seconds:.0f} s and {reached.crops} crops: x {reached.seconds / goal.seconds:.2f} of the time"
+        )
+
+
+if __name__ == "__main__":
+    main()

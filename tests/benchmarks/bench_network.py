@@ -1,0 +1,131 @@
+"""A siamese ResNet-18 U-Net against PyTorch: `python -m tests.benchmarks.bench_network [--rounds 2] [--torch PYTHON]`.
+
+Pairs a second in training and in inference, 256 x 256, batch 8, float32 and mixed_bfloat16, of a network built of
+segdiff's parts: the encoder resnet18 on both images, |difference| at strides 4 to 32, a decoder of 128, 128 and 64
+channels with one 3 x 3 convolution a level, one logit. `../shared/bench/torch_siamese_resnet18.py` is the same network
+in PyTorch; where it is there and a Python with torch is named, the two run in turn, so that they see the same machine.
+
+On 2 cores of AMD Zen 4 (AVX512-BF16, no AMX; TensorFlow 2.21, PyTorch 2.13), three rounds, pairs a second in bfloat16:
+training 8.3, 9.4 and 8.9 against PyTorch's 7.3, 7.8 and 7.4 (best against best x 1.21), inference 28.4, 32.7 and 30.2
+against 25.2, 26.0 and 24.6 (x 1.26); in float32 at best training 5.2 against 4.0, inference 16.7 against 13.8. On a
+processor with AMX: not measured.
+
+What helped, in milliseconds of a bfloat16 training step, the variants taking turns: fused batch normalization, 892
+instead of 1106 with Keras' own; the head's convolution before the enlarging, 892 instead of 941. By oneDNN's clock 83 %
+of the work of its primitives is convolution (39 % the gradients of kernels), 11 % batch normalization, 5 % reordering.
+
+What was tried besides and is not in the network, in milliseconds of wall and of processor time, 927 and 1690 without:
+- the coarse half of the decoder's convolutions as transposed 4 x 4 ones, instead of enlarging and concatenating (the
+  same function by 4/9 of that half's multiplications): 892 and 1649
+- Adam as one kernel a variable (ResourceApplyAdam): 917 and 1660; with the former 871 and 1617. Without any update
+  it is 908 and 1637: the optimizer's many small ones cost 3 % in all
+- nearest enlarging by concatenation instead of repetition: 944 and 1693, no gain
+- TF_NUM_INTEROP_THREADS=1: 1212 instead of 905; TF_NUM_INTRAOP_THREADS=1: 897, no change
+- GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment, for huge pages: 865 instead of 905, one run
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from segdiff.models import ChangeDetector, Difference, build_encoder
+from segdiff.models.encoders import convolve
+from segdiff.models.heads import change_head
+from segdiff.models.upsampling import upsample
+from tests.benchmarks.bench_models import BATCH, SIZE, inference_rate, training_rate
+
+SHARED = Path(os.environ.get("SEGDIFF_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+YARDSTICK = SHARED / "bench" / "torch_siamese_resnet18.py"
+CHANNELS = (64, 128, 128)
+POLICIES = ("float32", "mixed_bfloat16")
+
+
+def network() -> ChangeDetector:
+    """From [before, after], N x 256 x 256 x 3, to N x 256 x 256 x 1 logits."""
+    images = [keras.Input((SIZE, SIZE, 3), name=name) for name in ("before", "after")]
+    encoder = build_encoder("resnet18", bands=3).model
+    before, after = (encoder(image)[1:] for image in images)  # the first is the stem's map, at stride 2
+    differences = [
+        Difference("absolute", name=f"difference{k}")(list(pair))
+        for k, pair in enumerate(zip(before, after, strict=True))
+    ]
+    x = differences[-1]
+    for level in reversed(range(3)):
+        x = upsample(x, 2, "nearest", name=f"level{level}_upsample")
+        x = keras.layers.Concatenate(name=f"level{level}_concatenate")([x, differences[level]])
+        x = convolve(x, CHANNELS[level], norm="batch", name=f"level{level}")
+    return ChangeDetector(images, change_head(x, 1, stride=4))
+
+
+def ours(policy: str) -> dict[str, float]:
+    """Training and inference, pairs a second."""
+    generator = np.random.default_rng(0)
+    images = [tf.constant(generator.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype("float32")) for _ in range(2)]
+    mask = tf.constant((generator.random((BATCH, SIZE, SIZE)) > 0.9).astype("uint8"))
+    keras.config.set_dtype_policy(policy)
+    model = network()
+    keras.config.set_dtype_policy("float32")
+    rates = {"train": training_rate(model, images, mask), "infer": inference_rate(model, images)}
+    keras.backend.clear_session()
+    return rates
+
+
+def theirs(python: str) -> dict[str, dict[str, float]]:
+    """What the yardstick prints, by policy; inference is the better of eager and compiled."""
+    printed = subprocess.run([python, str(YARDSTICK)], check=True, capture_output=True, text=True).stdout
+    found = {name: json.loads(rates.replace("'", '"')) for name, rates in re.findall(r"^(\w+) (\{.*\})", printed, re.M)}
+    return {
+        policy: {
+            "train": found[name]["train"],
+            "infer": max(found[name]["infer eager"], found[name]["infer compiled"]),
+        }
+        for policy, name in zip(POLICIES, ("float32", "bfloat16"), strict=True)
+    }
+
+
+def has_torch(python: str) -> bool:
+    return subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
+
+
+def main() -> None:
+    """Prints every run and the best of each, with the ratio."""
+    parser = argparse.ArgumentParser(description="A siamese ResNet-18 U-Net against PyTorch.")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--torch", default=os.environ.get("TORCH_PYTHON"), help="a Python that imports torch")
+    arguments = parser.parse_args()
+    beside = arguments.torch is not None and YARDSTICK.exists() and has_torch(arguments.torch)
+    print(f"{SIZE} x {SIZE}, batch {BATCH}, {os.cpu_count()} cores; pairs a second")
+    if not beside:
+        print(f"without PyTorch: it takes {YARDSTICK} and --torch PYTHON (or TORCH_PYTHON), one that imports torch")
+
+    best: dict[tuple[str, str, str], float] = {}
+    for number in range(1, arguments.rounds + 1):
+        rounds = {"segdiff": {policy: ours(policy) for policy in POLICIES}}
+        if beside:
+            rounds["torch"] = theirs(arguments.torch)
+        for library, by_policy in rounds.items():
+            for policy, rates in by_policy.items():
+                print(
+                    f"round {number} {library:8} {policy:15}" + "".join(f" {k} {v:6.1f}" for k, v in rates.items()),
+                    flush=True,
+                )
+                for what, rate in rates.items():
+                    best[library, policy, what] = max(best.get((library, policy, what), 0.0), rate)
+    for what in ("train", "infer"):
+        tops = {
+            library: max(best[library, policy, what] for policy in POLICIES)
+            for library in ("segdiff", "torch")[: 1 + beside]
+        }
+        ratio = f"; segdiff / torch = {tops['segdiff'] / tops['torch']:.2f}" if beside else ""
+        print(f"best {what}: " + ", ".join(f"{library} {rate:.1f}" for library, rate in tops.items()) + ratio)
+
+
+if __name__ == "__main__":
+    main()
