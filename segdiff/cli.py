@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -336,6 +336,10 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="Run folder; default: runs/ and CONFIG's name.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    workers: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT,...", help="All processes of this training, this one too.")
+    ] = None,
+    index: Annotated[int | None, typer.Option(metavar="I", help="Which of --workers this is, from 0.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -348,7 +352,12 @@ def train(
     run = Path("runs") / file.stem if out is None else out
     job = load_config(file, overrides or ())
     _import_tensorflow(debug)
-    metrics = _train(screen, job, run, resume)
+    metrics = _train(screen, job, run, resume, workers.split(",") if workers else (), index)
+    if metrics is None:
+        screen.result(
+            {"run": run, "worker": index}, lambda console: console.print("done; the chief has written the run")
+        )
+        return
 
     def render(console: Console) -> None:
         _render_scores(console, metrics)
@@ -372,7 +381,10 @@ def _config_file(name: str) -> Path:
     raise ConfigError(f"{name}: there is no such file or ready configuration; ready are {names}")
 
 
-def _train(screen: _Screen, config: Any, run: Path, resume: bool) -> dict[str, Any]:
+def _train(
+    screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
+) -> dict[str, Any] | None:
+    """Trains and draws the curves; None in a worker that is not the chief."""
     from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
     from segdiff.visualization.curves import draw_curves
@@ -381,8 +393,11 @@ def _train(screen: _Screen, config: Any, run: Path, resume: bool) -> dict[str, A
     bar = screen.console.is_terminal and not screen.quiet
     # Keras prints its progress bar on standard output
     with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
-        metrics = run_training(config, run, resume=resume, draw=draw, say=screen.say, bar=bar)
-    draw_curves(read_history(run / "history.csv"), run / "curves.png")
+        metrics = run_training(
+            config, run, resume=resume, workers=workers, index=index, draw=draw, say=screen.say, bar=bar
+        )
+    if metrics is not None:
+        draw_curves(read_history(run / "history.csv"), run / "curves.png")
     return metrics
 
 

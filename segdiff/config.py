@@ -122,8 +122,10 @@ class EncoderConfig(_Section):
     channels: tuple[Channels, ...] = Field(
         (16, 32, 64, 128), min_length=2, max_length=8, description="one per level; of unet only"
     )
-    norm: Literal["batch", "group", "none"] = Field(
-        "batch", description="normalization after each convolution; of unet and of the decoder"
+    norm: Literal["batch", "local", "group", "none"] = Field(
+        "batch",
+        description="normalization after each convolution, of unet and of the decoder; local: batch, over the share of "
+        "each device alone",
     )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="spatial dropout after each level of unet; stochastic depth elsewhere"
@@ -242,7 +244,20 @@ class TrainConfig(_Section):
     )
     early_stopping: int | None = Field(None, ge=1, description="stop after this many epochs without a better val F1")
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "auto", description="of the computation; auto: what suits the processor"
+        "auto", description="of the computation; auto: what suits the processor and the encoder"
+    )
+    jit: bool | Literal["auto"] = Field("auto", description="compile the steps by XLA; auto: on one GPU")
+    accumulate: int = Field(
+        1, ge=1, description="batches a step of the optimizer, which takes the mean of their gradients"
+    )
+    clip: float | None = Field(None, gt=0, description="largest norm of all gradients together; null: not clipped")
+    strategy: Literal["auto", "single", "mirrored", "multiworker"] = Field(
+        "auto",
+        description="single: one device; mirrored: all GPUs; multiworker: the processes of --workers, TF_CONFIG or "
+        "SLURM; auto: what is there",
+    )
+    devices: int | None = Field(
+        None, ge=1, description="mirrored: so many GPUs, without any as many parts of the processor; default: all GPUs"
     )
     layer_decay: float = Field(
         1.0,

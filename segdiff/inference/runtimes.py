@@ -19,7 +19,7 @@ def tensorflow_runtime(model: ChangeDetector, precision: str = "auto") -> Runtim
     """The model as a TensorFlow graph, in the precision that suits the processor."""
     import tensorflow as tf
 
-    policy, _ = choose_precision(precision)
+    policy, _ = choose_precision(precision, model)
     fast = with_precision(model, policy)
 
     @tf.function(reduce_retracing=True)

@@ -1,18 +1,19 @@
 """Compute precision of a model: chosen by the processor, changed without touching the weights."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
-def choose_precision(asked: str = "auto") -> tuple[str, str]:
+def choose_precision(asked: str = "auto", model: keras.Model | None = None) -> tuple[str, str]:
     """A Keras dtype policy and the reason for it, for a person.
 
     ``auto`` takes mixed_bfloat16 on CPUs that multiply it in hardware (AMX, AVX512-BF16), mixed_float16 on GPUs and
-    float32 elsewhere. Raises ValueError on a name that is no policy.
+    float32 elsewhere. On CPUs a ``model`` with depthwise convolutions computes in float32: they have no fast kernel in
+    bfloat16. Raises ValueError on a name that is no policy.
     """
     if asked in POLICIES:
         return asked, "as asked"
@@ -24,9 +25,33 @@ def choose_precision(asked: str = "auto") -> tuple[str, str]:
         return "mixed_float16", "a GPU does the work"
     flags = _cpu_flags()
     for flag in ("amx_bf16", "avx512_bf16"):
+        if flag in flags and model is not None and _has_depthwise_convolutions(model):
+            return "float32", "the encoder's depthwise convolutions have no fast kernel in bfloat16"
         if flag in flags:
             return "mixed_bfloat16", f"this processor has {flag}"
     return "float32", "this processor has no bfloat16"
+
+
+def choose_xla(asked: bool | Literal["auto"], policy: str) -> tuple[bool, str]:
+    """Whether XLA compiles a training step, and the reason for it, for a person.
+
+    ``auto`` takes it on one GPU. On CPUs oneDNN is faster, but has no float16; several GPUs compute sums between them
+    that XLA does not take.
+    """
+    if asked != "auto":
+        return asked, "as asked"
+    import tensorflow as tf
+
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if gpus:
+        return gpus == 1, "one GPU" if gpus == 1 else f"{gpus} GPUs"
+    if policy == "mixed_float16":
+        return True, "without it processors do not compute in float16"
+    return False, "a processor is faster without it"
+
+
+def _has_depthwise_convolutions(model: keras.Model) -> bool:
+    return any(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in model._flatten_layers())
 
 
 def _cpu_flags() -> set[str]:

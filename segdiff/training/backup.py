@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,9 @@ class Backup(keras.callbacks.Callback):
     It is stored at the end of each epoch's steps, before validation puts moving averages in the place of the weights,
     and within an epoch after every ``steps`` steps or ``minutes``, whichever comes first (None: not by that). ``start``
     is where the run begins. A signal that ``signals`` hold is acted on after the batch, when the state has been stored.
-    Raises TrainingError where the state cannot be written or is not finite; those that are there stay. Stands before
-    the callbacks that swap weights, and after those that stop at a loss that is no number.
+    ``metrics=False`` leaves out those of the epoch so far, which no replica of several can read by itself. Raises
+    TrainingError where the state cannot be written or is not finite; those that are there stay. Stands before the
+    callbacks that swap weights, and after those that stop at a loss that is no number.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Backup(keras.callbacks.Callback):
         *,
         steps: int | None = None,
         minutes: float | None = None,
+        metrics: bool = True,
     ):
         super().__init__()
         self.folder, self.start, self.signals, self.steps, self.minutes = folder, start, signals, steps, minutes
+        self.parts = [part for part in _PARTS if metrics or part != "metric"]
 
     def on_train_begin(self, logs=None):
         """Starts the clock."""
@@ -94,7 +97,7 @@ class Backup(keras.callbacks.Callback):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             # not Keras' weights file: HDF5 ends the process where the disk is full
-            np.savez(temporary / _STATE, **_state(self.model, self._position))  # type: ignore[arg-type]
+            np.savez(temporary / _STATE, **_state(self.model, self._position, self.parts))  # type: ignore[arg-type]
             shutil.rmtree(self.folder / name, ignore_errors=True)
             temporary.rename(self.folder / name)
         except OSError as error:
@@ -136,8 +139,8 @@ class PassOver(keras.callbacks.Callback):
         model.train_function = pass_over
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Puts the metrics back, which Keras has set to nothing."""
-        if not self.start.step or epoch != self.start.epoch:
+        """Puts the metrics back, which Keras has set to nothing; where none were stored they begin here."""
+        if not self.metrics or not self.start.step or epoch != self.start.epoch:
             return
         if len(self.model.metrics_variables) < len(self.metrics):
             x, y = next(iter(self.batches))
@@ -147,14 +150,13 @@ class PassOver(keras.callbacks.Callback):
 
 
 def restore_backup(model: keras.Model, folder: Path) -> tuple[Position, list[np.ndarray]]:
-    """Puts the newest state into a compiled model.
+    """Puts the newest state into a model that is compiled and whose optimizer is built.
 
     Returns where to go on and the values of the metrics there, for ``PassOver``; the beginning where nothing is stored.
     """
     stored = sorted(folder.glob("step-*"))
     if not stored:
         return Position(), []
-    model.optimizer.build(model.trainable_variables)
     with np.load(stored[-1] / _STATE) as state:
         parts = {part: [state[name] for name in sorted(state) if name.startswith(part)] for part in _PARTS}
         position = Position(*(int(number) for number in state["position"]))
@@ -165,10 +167,15 @@ def restore_backup(model: keras.Model, folder: Path) -> tuple[Position, list[np.
     return position, parts["metric"]
 
 
-def _state(model: keras.Model, position: Position) -> dict[str, np.ndarray]:
+def state_variables(model: keras.Model) -> list[keras.Variable]:
+    """All that ``restore_backup`` puts into a model: weights, optimizer, and where random numbers stand."""
+    return [variable for part in _PARTS if part != "metric" for variable in _PARTS[part](model)]
+
+
+def _state(model: keras.Model, position: Position, parts: Sequence[str]) -> dict[str, np.ndarray]:
     arrays = {"position": np.array([position.epoch, position.step])}
-    for part, variables in _PARTS.items():
-        for number, variable in enumerate(variables(model)):
+    for part in parts:
+        for number, variable in enumerate(_PARTS[part](model)):
             arrays[f"{part}_{number:05d}"] = keras.ops.convert_to_numpy(variable)
     return arrays
 

@@ -125,10 +125,12 @@ def read_history(path: Path) -> list[dict[str, float]]:
 class KeepBest(keras.callbacks.Callback):
     """Saves the detector at its best validation F1, with the threshold that gave it; stops when none follows.
 
+    Without a ``path`` it is not saved: all of several workers stop alike, one of them saves.
+
     ``rows`` is the history so far: what was best before a run was resumed still is.
     """
 
-    def __init__(self, detector: ChangeDetector, path: Path, rows: list[dict[str, float]], patience: int | None):
+    def __init__(self, detector: ChangeDetector, path: Path | None, rows: list[dict[str, float]], patience: int | None):
         super().__init__()
         self.detector, self.path, self.patience = detector, path, patience
         self.best, self.best_epoch = -1.0, 0
@@ -145,7 +147,8 @@ class KeepBest(keras.callbacks.Callback):
         """Saves if better, stops if patience is at its end."""
         if self._better(float(logs["val_f1"]), epoch + 1):
             self.detector.settings = replace(self.detector.settings, threshold=float(logs["val_threshold"]))
-            save_detector(self.detector, self.path)
+            if self.path is not None:
+                save_detector(self.detector, self.path)
         elif self.patience is not None and epoch + 1 - self.best_epoch >= self.patience:
             self.model.stop_training = True
 

@@ -66,7 +66,7 @@ class Distribution:
         return self.strategy.distribute_datasets_from_function(lambda context: shares)
 
     def from_chief(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The chief's arrays, in every worker; each worker gives arrays of the same shapes."""
+        """The chief's numbers, in every worker; each worker gives arrays of the same shapes and dtypes."""
         if self.workers == 1:
             return list(arrays)
         import tensorflow as tf
@@ -75,11 +75,15 @@ class Distribution:
         def add(values):
             context = tf.distribute.get_replica_context()
             first = tf.equal(context.replica_id_in_sync_group, 0)
-            return context.all_reduce("SUM", [tf.where(first, value, tf.zeros_like(value)) for value in values])
+            # one by one: those of one sum must have one dtype
+            return [context.all_reduce("SUM", tf.where(first, value, tf.zeros_like(value))) for value in values]
 
+        # there is no sum of unsigned integers over the workers
+        values = [array.astype("int64") if array.dtype.kind in "iu" else array for array in arrays]
         with self.errors():
-            summed = self.strategy.run(add, args=([tf.constant(array) for array in arrays],))
-        return [self.strategy.experimental_local_results(value)[0].numpy() for value in summed]
+            summed = self.strategy.run(add, args=([tf.constant(value) for value in values],))
+        local = [self.strategy.experimental_local_results(value)[0].numpy() for value in summed]
+        return [value.astype(array.dtype) for value, array in zip(local, arrays, strict=True)]
 
     @contextmanager
     def fitting(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +23,8 @@ from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.encoders import learning_rate_scales
 from segdiff.models.heads import DeepSupervision
 from segdiff.models.loading import load_model
-from segdiff.models.precision import choose_precision, with_precision
-from segdiff.training.backup import Backup, PassOver, Position, restore_backup
+from segdiff.models.precision import choose_precision, choose_xla, with_precision
+from segdiff.training.backup import Backup, PassOver, Position, restore_backup, state_variables
 from segdiff.training.callbacks import (
     EpochLines,
     History,
@@ -36,6 +36,7 @@ from segdiff.training.callbacks import (
     save_detector,
 )
 from segdiff.training.data_wait import DataWait
+from segdiff.training.distribution import Distribution, open_distribution
 from segdiff.training.failures import memory_explained
 from segdiff.training.interruption import hold_signals
 from segdiff.training.losses import ChangeLoss
@@ -59,25 +60,48 @@ class TrainingData:
 
 
 def train(
-    config: Config, run: Path, *, resume: bool = False, draw: DrawPair, say: Callable[[str], None], bar: bool
-) -> dict[str, object]:
-    """Trains into the run folder and returns what is in its metrics.json.
+    config: Config,
+    run: Path,
+    *,
+    resume: bool = False,
+    workers: Sequence[str] = (),
+    index: int | None = None,
+    draw: DrawPair,
+    say: Callable[[str], None],
+    bar: bool,
+) -> dict[str, object] | None:
+    """Trains into the run folder and returns what is in its metrics.json; None in a worker that is not the chief.
 
-    ``draw`` makes the pictures for TensorBoard, ``say`` takes lines for a person; ``bar`` shows Keras' progress bar
-    instead of a line an epoch. Raises ConfigError on a run folder that may not be used and on a configuration
-    that does not fit the data, FaultyDataError on data with faults.
+    ``workers`` are the addresses of all processes of the training and ``index`` says which this one is; only the first,
+    the chief, writes and speaks. ``draw`` makes the pictures for TensorBoard, ``say`` takes lines for a person; ``bar``
+    shows Keras' progress bar instead of a line an epoch. Raises ConfigError on a run folder that may not be used and on
+    a configuration that does not fit the data, FaultyDataError on data with faults, TrainingError on a run that cannot
+    go on.
     """
     config = _with_absolute_roots(config)
     _check_parts(config)
-    _claim(run, config, resume)
+    distribution = open_distribution(config.train.strategy, devices=config.train.devices, workers=workers, index=index)
+    chief = distribution.chief
+    if chief:
+        _claim(run, config, resume)
+    else:
+        say, bar = (lambda line: None), False
     data = read_data(config, say)
     augmentation = _augmentation(config)
-    seed = _seed(config, run)
+    (drawn,) = distribution.from_chief([np.array(_seed(config, run))])
+    seed = int(drawn)
     keras.utils.set_random_seed(seed)
 
-    precision, reason = choose_precision(config.train.precision)
-    say(f"precision {precision}: {reason}")
-    detector = with_precision(_initial_model(config, data.classes, say), precision)
+    with distribution.scope():
+        detector = _initial_model(config, data.classes, say)
+        precision, reason = choose_precision(config.train.precision, detector)
+        say(f"precision {precision}: {reason}")
+        detector = with_precision(detector, precision)
+    compiled, reason = choose_xla(config.train.jit, precision)
+    if distribution.strategy is not None:
+        compiled, reason = False, "several devices sum over each other"
+        say(f"{distribution.replicas} replicas: {distribution.reason}")
+    say(f"XLA {'on' if compiled else 'off'}: {reason}")
     store = PairStore(data.pairs, bands=config.data.bands, binary=config.data.binary, cache=config.data.cache)
     plan = _crop_plan(config, data, seed)
     steps = plan.steps_per_epoch * config.train.epochs
@@ -91,17 +115,21 @@ def train(
     )
 
     decay = config.train.deep_supervision
-    # a backup of the model that is trained holds the heads that deep supervision adds, the detector has none of them
-    model = DeepSupervision(detector, decay) if decay else detector
-    graph = model.supervised if decay else detector
-    model.compile(
-        optimizer=_optimizer(config, graph, steps, precision),
-        loss=ChangeLoss(config.train.loss),
-        metrics=[ChangeScores(len(data.classes))],
-        jit_compile=precision == "mixed_float16",  # XLA is slower than oneDNN on CPUs
-    )
-    start, metrics = restore_backup(model, run / "backup") if resume else (Position(), [])
-    rows = [row for row in read_history(run / "history.csv") if row["epoch"] <= start.epoch] if start.epoch else []
+    with distribution.scope():
+        # a backup of this model holds the heads that deep supervision adds, the detector has none of them
+        model = DeepSupervision(detector, decay) if decay else detector
+        model.compile(
+            optimizer=_optimizer(config, model.supervised if decay else detector, steps, precision),
+            loss=ChangeLoss(config.train.loss),
+            metrics=[ChangeScores(len(data.classes))],
+            jit_compile=compiled,
+        )
+        model.optimizer.build(model.trainable_variables)
+    start, metrics = restore_backup(model, run / "backup") if resume and chief else (Position(), [])
+    start = _share_start(distribution, model, start)
+    rows = []
+    if start.epoch and chief:
+        rows = [row for row in read_history(run / "history.csv") if row["epoch"] <= start.epoch]
     if start != Position():
         say(
             f"going on at epoch {start.epoch + 1} of {config.train.epochs}, "
@@ -109,7 +137,8 @@ def train(
         )
     elif resume:
         say(f"{run} holds nothing to go on with: the run begins at epoch 1")
-    _write_run(run, config, data, seed, precision)
+    if chief:
+        _write_run(run, config, data, seed, precision)
 
     # Keras looks at a batch before it begins, also where none is left to be trained on
     first_step = min(start.epoch * plan.steps_per_epoch + start.step, steps - 1)
@@ -126,39 +155,59 @@ def train(
             for before, after, mask in examples
         ]
 
-    moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
-    best = KeepBest(detector, run / "model.keras", rows, config.train.early_stopping)
-
     def pairs_of(epoch: int, step: int) -> list[str]:
         chosen = plan.epoch_order(epoch)[step * plan.batch : (step + 1) * plan.batch]
         return [data.pairs[index].pair.name for index in chosen]
 
+    moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
+    best = KeepBest(detector, run / "model.keras" if chief else None, rows, config.train.early_stopping)
     wait = DataWait(say, passed=start.step)
-    with hold_signals() as signals, memory_explained(config.train.batch, config.data.crop):
+    with distribution.fitting(), hold_signals() as signals, memory_explained(config.train.batch, config.data.crop):
         backup = Backup(
-            run / "backup", start, signals, steps=config.train.backup_steps, minutes=config.train.backup_minutes
+            run / "backup",
+            start,
+            signals,
+            steps=config.train.backup_steps,
+            minutes=config.train.backup_minutes,
+            metrics=distribution.strategy is None,
         )
+        writing = [
+            History(run / "history.csv", rows),
+            best,
+            keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
+            Pictures(run / "tensorboard" / "pictures", pictures),
+        ]
         model.fit(
-            wait.watch(batches),
+            distribution.shares(wait.watch(batches)),
             initial_epoch=start.epoch,
             epochs=config.train.epochs,
             steps_per_epoch=plan.steps_per_epoch,
-            validation_data=val_batches,
+            validation_data=distribution.shares(val_batches),
+            validation_steps=int(val_batches.cardinality()),
             verbose=int(bar),
             callbacks=[
                 PassOver(start, metrics, batches),
                 wait,  # before those that write its share down
                 ShortBar() if bar else EpochLines(say, config.train.epochs),
                 StopOnNaN(pairs_of),
-                backup,  # before the weights are swapped for their averages
+                *([backup] if chief else []),  # before the weights are swapped for their averages
                 *moving_average,
-                History(run / "history.csv", rows),
-                best,
-                keras.callbacks.TensorBoard(run / "tensorboard", write_graph=False),
-                Pictures(run / "tensorboard" / "pictures", pictures),
+                *(writing if chief else [best]),
             ],
         )
-    return _conclude(run, config, data, best, rows, val_batches, precision)
+    return _conclude(run, config, data, best, rows, val_batches, precision) if chief else None
+
+
+def _share_start(distribution: Distribution, model: keras.Model, start: Position) -> Position:
+    """Where the chief goes on, and its whole state, in every worker."""
+    epoch, step = distribution.from_chief([np.array(start.epoch), np.array(start.step)])
+    start = Position(int(epoch), int(step))
+    if start != Position() and distribution.workers > 1:
+        variables = state_variables(model)
+        values = distribution.from_chief([keras.ops.convert_to_numpy(variable) for variable in variables])
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+    return start
 
 
 def _check_parts(config: Config) -> None:
@@ -172,8 +221,10 @@ def _check_parts(config: Config) -> None:
 
 def _optimizer(config: Config, model: keras.Model, steps: int, precision: str) -> keras.optimizers.Optimizer:
     optimizer = LayerwiseAdamW(
-        warmup_cosine(config.train.learning_rate, steps, config.train.warmup),
+        warmup_cosine(config.train.learning_rate, max(steps // config.train.accumulate, 1), config.train.warmup),
         learning_rate_scales(model, config.train.layer_decay) if config.train.layer_decay < 1 else None,
+        accumulate=config.train.accumulate,
+        global_clipnorm=config.train.clip,
         weight_decay=config.train.weight_decay,
         use_ema=config.train.ema > 0,
         ema_momentum=config.train.ema or 0.99,

@@ -1,12 +1,14 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.models import precision
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.change_detector import ChangeDetector, Settings
-from segdiff.models.precision import FIXED, POLICIES, choose_precision, with_precision
+from segdiff.models.encoders import build_encoder
+from segdiff.models.precision import FIXED, POLICIES, choose_precision, choose_xla, with_precision
 
 
 def detector(shared: bool = True) -> ChangeDetector:
@@ -78,13 +80,32 @@ def test_a_name_is_taken_as_asked_and_no_other():
     ],
 )
 def test_auto_goes_by_the_processor(monkeypatch, flags, expected):
-    import tensorflow as tf
-
     if tf.config.list_physical_devices("GPU"):
         assert choose_precision() == ("mixed_float16", "a GPU does the work")
         return
     monkeypatch.setattr(precision, "_cpu_flags", lambda: flags)  # one machine has one processor
     assert choose_precision() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"), [("resnet18", "mixed_bfloat16"), ("mobilenet_v3_small", "float32"), ("mit_b0", "float32")]
+)
+def test_auto_leaves_depthwise_convolutions_in_float32(monkeypatch, name, policy):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("of machines without a GPU")
+    monkeypatch.setattr(precision, "_cpu_flags", lambda: {"avx512_bf16"})
+    model = build_encoder(EncoderConfig(name=name, levels=2), bands=3).model
+    assert choose_precision("auto", model)[0] == policy
+    assert choose_precision("mixed_bfloat16", model) == ("mixed_bfloat16", "as asked")
+
+
+def test_xla_is_chosen_by_the_device_and_the_precision():
+    if tf.config.list_physical_devices("GPU"):
+        assert choose_xla("auto", "mixed_float16")[0] == (len(tf.config.list_physical_devices("GPU")) == 1)
+    else:
+        assert [choose_xla("auto", policy)[0] for policy in POLICIES] == [False, False, True]
+    assert choose_xla(True, "float32") == (True, "as asked")
+    assert choose_xla(False, "mixed_float16") == (False, "as asked")
 
 
 def test_the_flags_of_this_processor_are_read_where_the_system_tells_them():

@@ -14,7 +14,7 @@ from data_pipelines.validation import FaultyDataError
 from segdiff.config import Config, ConfigError, load_config
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
-from segdiff.training.callbacks import TrainingError
+from segdiff.training.callbacks import TrainingError, read_history
 from segdiff.training.trainer import read_data, train
 from segdiff.visualization.overlays import overlay
 
@@ -93,6 +93,8 @@ MOVING = {
     "train__epochs": EPOCHS,
     "train__deep_supervision": 0.5,
     "train__layer_decay": 0.5,
+    "train__accumulate": 2,
+    "train__clip": 1.0,
     "seed": 5,
 }
 
@@ -169,6 +171,18 @@ def test_layers_near_the_image_learn_more_slowly(scenes, tmp_path, monkeypatch):
     quiet_train(configured(scenes, train__epochs=1), tmp_path / "plain")
     assert set(made[0]) == {0.125, 0.25, 0.5, 1.0}
     assert made[1] is None
+
+
+def test_batches_are_accumulated_to_steps_and_the_schedule_goes_by_these(scenes, tmp_path):
+    config = {"train__epochs": 2, "train__crops_per_epoch": 8, "train__warmup": 0.0, "train__learning_rate": 1e-3}
+    rates = []
+    for accumulate in (1, 4):
+        run = tmp_path / f"by {accumulate}"
+        quiet_train(configured(scenes, train__accumulate=accumulate, **config), run)
+        rates.append([row["learning_rate"] for row in read_history(run / "history.csv")])
+    # half of the cosine after the first epoch and its end after the second, by 8 steps or by 2
+    np.testing.assert_allclose(rates[0], rates[1], atol=1e-9)
+    np.testing.assert_allclose(rates[0], [5e-4, 0.0], atol=1e-9)
 
 
 @pytest.mark.parametrize(
