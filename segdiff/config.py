@@ -171,7 +171,7 @@ class DecoderConfig(_Section):
                 raise ValueError(f"{self.name} has as many channels on every level: channels is one number")
             asked = [option for option in ("attention", "squeeze_excite") if getattr(self, option)]
             if asked:
-                raise ValueError(f"{' and '.join(asked)} belong to the decoder unet, {self.name} has none")
+                raise ValueError(f"{self.name} has no {' and no '.join(asked)}, only the decoder unet has")
         elif isinstance(self.channels, int):
             raise ValueError("unet has channels of its own on each level: channels is a list, finest first")
         return self

@@ -156,7 +156,10 @@ def test_the_three_ready_configurations_are_there():
             ["--set: model.encoder.channels.1: got 0, input should be greater than or equal to 1"],
         ),
         ("model.decoder={name: fpn, channels: [4]}", ["model.decoder: fpn has as many channels on every level"]),
-        ("model.decoder={name: mlp, attention: true}", ["model.decoder: attention belong to the decoder unet"]),
+        (
+            "model.decoder={name: mlp, attention: true}",
+            ["model.decoder: mlp has no attention, only the decoder unet has"],
+        ),
         ("model.decoder.channels=8", ["model.decoder: unet has channels of its own on each level"]),
         ("model.encoder.name=resnet19", ["model.encoder.name: got 'resnet19'", "did you mean resnet18?"]),
         ("model.encoder={name: resnet18, norm: group}", ["model.encoder: resnet18 is built as published", "norm"]),

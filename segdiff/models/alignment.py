@@ -49,7 +49,9 @@ class AlignFeatures(keras.layers.Layer):
             raise ValueError(
                 f"size={size!r} has no meaning with mode={mode!r}; it goes with 'resize' and 'crop_resize'"
             )
-        if size is not None and not all(isinstance(side, int) and side > 0 for side in size):
+        if size is not None and not (
+            isinstance(size, Sequence) and all(isinstance(side, int) and side > 0 for side in size)
+        ):
             raise ValueError(f"size={size!r} must be positive whole numbers, such as (height, width)")
         self.mode: Mode = mode
         self.size = None if size is None else tuple(size)

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -71,14 +71,22 @@ def subtract_models(
     else:
         inputs_a, inputs_b = _new_inputs(own_a, "input_a", taken), _new_inputs(own_b, "input_b", taken)
         inputs = [inputs_a, inputs_b]
-    operations: dict[int, keras.layers.Layer] = {}
+    operations: dict[int, Any] = {}
 
     def run(model: keras.layers.Layer, given: Any) -> Any:
-        if any(_share_weights(model, other) for other in models) and _has_known_inputs(model):
-            return _run_layers(model, given, taken)
-        if id(model) not in operations:
-            operations[id(model)] = _under_unused_name(model, given, taken)
-        return _unpacked(operations[id(model)](given))
+        shared = any(_share_weights(model, other) for other in models)
+        if shared and isinstance(model, keras.Sequential) and not _has_known_inputs(model):
+            model.build(given.shape)
+        return _unpacked(call(model, given))
+
+    def call(operation: Any, *arguments: Any, **keywords: Any) -> Any:
+        """Call one of the models or a layer in it; a model that several of them hold is opened in all of them."""
+        holders = {id(other) for other in models if other is operation or _share_weights(operation, other)}
+        if len(holders) > 1 and _has_known_inputs(operation) and _is_only_its_graph(operation):
+            return _run_layers(operation, arguments[0], call)
+        if id(operation) not in operations:
+            operations[id(operation)] = _under_unused_name(operation, arguments, keywords, taken)
+        return operations[id(operation)](*arguments, **keywords)
 
     outputs_a, outputs_b = run(model_a, inputs_a), run(model_b, inputs_b)
     _require_same_structure(outputs_a, outputs_b, "outputs")
@@ -93,10 +101,9 @@ def subtract_models(
     try:
         outputs = run(model_c, handed)
     except ValueError as problem:
-        hint = f"; {SHRINKING}" if any(len(level.shape) > 2 for level in subtracted) else ""
-        raise ValueError(
-            f"model_c cannot take the difference {_shapes(handed)}: {_one_line(problem)}{hint}"
-        ) from problem
+        hint = f"; {SHRINKING}" if len(subtracted) == 1 and len(subtracted[0].shape) > 2 else ""
+        what = "difference" if len(subtracted) == 1 else f"{len(subtracted)} differences"
+        raise ValueError(f"model_c cannot take the {what} {_shapes(handed)}: {_one_line(problem)}{hint}") from problem
     return keras.Model(inputs, outputs, name=name)
 
 
@@ -157,33 +164,44 @@ def _merged_inputs(inputs_a: Any, inputs_b: Any, taken: set[str]) -> Any:
     return keras.tree.pack_sequence_as(inputs_a, merged)
 
 
-def _share_weights(model: keras.layers.Layer, other: keras.layers.Layer) -> bool:
+def _share_weights(model: Any, other: keras.layers.Layer) -> bool:
     """Whether two different models have weights in common."""
-    return model is not other and not {id(w) for w in model.weights}.isdisjoint(id(w) for w in other.weights)
+    own = getattr(model, "weights", ())  # an operation that is no layer has none
+    return model is not other and not {id(w) for w in own}.isdisjoint(id(w) for w in other.weights)
 
 
-def _run_layers(model: keras.Model, inputs: Any, taken: set[str]) -> Any:
+def _is_only_its_graph(model: keras.Model) -> bool:
+    """Whether calling the model is calling its layers, and not a method of a class of its own."""
+    return type(model).call.__module__.startswith("keras.")
+
+
+def _run_layers(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
     """Call the model's layers one by one, so that a layer of two models stands in the result once.
 
     Nested in two models it would be saved once and loaded twice, and Keras refuses the file.
     """
     plain = keras.Model(*_ends(model))
-    taken.update(layer.name for layer in plain.layers)
-    return keras.models.clone_model(plain, input_tensors=inputs, clone_function=lambda layer: layer).output
+    # cloning the model, the public way, ends at tensors that are no inputs, such as those of model_c
+    return plain._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
 
 
-def _under_unused_name(layer: keras.layers.Layer, inputs: Any, taken: set[str]) -> keras.layers.Layer:
-    """Return the layer, in a model of another name where its own is taken: Keras wants each name once in a graph."""
-    name = _unused(layer.name, taken)
-    if name == layer.name:
-        return layer
+def _under_unused_name(operation: Any, arguments: Any, keywords: Any, taken: set[str]) -> Any:
+    """Return the operation, in a model of another name where its own is taken: Keras wants each once in a graph."""
+    name = _unused(operation.name, taken)
+    if name == operation.name:
+        return operation
+    if keywords or len(arguments) != 1:
+        raise ValueError(
+            f"two layers of the models are called {operation.name!r}, and this one takes several arguments: give one "
+            "of them another name"
+        )
     flat = [
         # The inputs of a dict bear its keys, or Keras warns.
         keras.Input(batch_shape=x.shape, dtype=x.dtype, name=path[-1] if path and isinstance(path[-1], str) else None)
-        for path, x in keras.tree.flatten_with_path(inputs)
+        for path, x in keras.tree.flatten_with_path(arguments[0])
     ]
-    own = keras.tree.pack_sequence_as(inputs, flat)
-    return keras.Model(own, layer(own), name=name)
+    own = keras.tree.pack_sequence_as(arguments[0], flat)
+    return keras.Model(own, operation(own), name=name)
 
 
 def _require_same_structure(a: Any, b: Any, what: str) -> None:

@@ -288,6 +288,85 @@ def test_two_taps_of_one_graph_share_its_layers(shared_input, tmp_path):
     assert elsewhere(noise(2, 4)).shape == (2, 1)
 
 
+def nesting(inner, units: int) -> keras.Model:
+    x = keras.Input((5,))
+    return keras.Model(x, layers.Dense(units)(inner(x)))
+
+
+def sharing(case: str) -> keras.Model:
+    layer, a = layers.Dense(5, name="shared"), dense(5, 5)
+    with_layer = keras.Sequential([keras.Input((5,)), layer])
+    return {
+        "c nests a": lambda: subtract_models(a, dense(5, 5), nesting(a, 2)),
+        "c nests a, which is on both sides": lambda: subtract_models(a, a, nesting(a, 2)),
+        "c has a layer of a": lambda: subtract_models(with_layer, dense(5, 5), nesting(layer, 2)),
+        "c is a layer of a": lambda: subtract_models(with_layer, dense(5, 5), layer),
+        "c is a layer of a, which is on both sides": lambda: subtract_models(with_layer, with_layer, layer),
+        "c is unbuilt with a layer of a": lambda: subtract_models(
+            with_layer, dense(5, 5), keras.Sequential([layer, layers.Dense(2)])
+        ),
+        "a nests b": lambda: subtract_models(nesting(a, 5), a, layers.Dense(2)),
+        "b nests a": lambda: subtract_models(a, nesting(a, 5), layers.Dense(2)),
+        "a nests what nests b": lambda: subtract_models(nesting(nesting(a, 5), 5), a, layers.Dense(2)),
+        "a holds the result of a": lambda: subtract_models(
+            subtract_models(a, dense(5, 5), layers.Dense(5), shared_input=True), a, layers.Dense(2)
+        ),
+        "all are one": lambda: subtract_models(a, a, a),
+    }[case]()
+
+
+CASES = (
+    "c nests a",
+    "c nests a, which is on both sides",
+    "c has a layer of a",
+    "c is a layer of a",
+    "c is a layer of a, which is on both sides",
+    "c is unbuilt with a layer of a",
+    "a nests b",
+    "b nests a",
+    "a nests what nests b",
+    "a holds the result of a",
+    "all are one",
+)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_models_that_share_parts_train_and_survive(case, tmp_path):
+    model = sharing(case)
+    x = [noise(2, 5), noise(2, 5, seed=1)]
+    train_a_step(model, x)
+    assert_survives(model, x, tmp_path)
+
+
+def test_the_numbers_of_models_that_share_parts_are_those_of_the_models():
+    a = dense(5, 5)
+    b, c = nesting(a, 5), nesting(a, 2)
+    x, y = noise(2, 5), noise(2, 5, seed=1)
+    np.testing.assert_allclose(subtract_models(a, b, c)([x, y]), c(a(x) - b(y)), atol=1e-6)
+
+
+class Doubling(keras.Model):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+def test_a_model_with_a_call_of_its_own_is_called_and_not_taken_apart():
+    x = keras.Input((5,))
+    hidden = layers.Dense(3)(x)
+    a, b = Doubling(x, hidden), keras.Model(x, hidden)
+    model = subtract_models(a, b, layers.Activation("linear"))
+    given, other = noise(2, 5), noise(2, 5, seed=1)
+    np.testing.assert_allclose(model([given, other]), a(given) - b(other), atol=1e-6)
+
+
+def test_differences_that_go_to_one_input_are_named_as_what_they_are():
+    with pytest.raises(ValueError, match=r"model_c cannot take the 2 differences \[.*\]: ") as error:
+        subtract_models(pyramid("list"), pyramid("list"), layers.Dense(2))
+    assert "padding" not in str(error.value)
+    with pytest.raises(ValueError, match="size=7 must be positive whole numbers"):
+        subtract_models(dense(5), dense(5), layers.Dense(2), align="resize", size=7)
+
+
 def test_a_model_cut_out_of_another_graph(tmp_path):
     image = keras.Input((8, 8, 3))
     inner = layers.Conv2D(2, 3, name="inner")(image)
