@@ -10,7 +10,7 @@ from segdiff.models.alignment import AlignFeatures
 from segdiff.models.change_detector import ChangeDetector, Settings, class_names
 from segdiff.models.decoders import fpn_decoder, mlp_decoder, unet_decoder
 from segdiff.models.difference import Difference
-from segdiff.models.encoders import build_encoder, encoder_strides
+from segdiff.models.encoders import build_encoder, encoder_strides, require_possible
 from segdiff.models.fc_siam import fc_ef, fc_siam_conc, fc_siam_diff
 from segdiff.models.heads import change_head
 from segdiff.models.padding import CropToImage, PadToMultiple
@@ -53,8 +53,10 @@ def common_strides(config: ModelConfig) -> tuple[int, ...]:
     """The strides at which the encoders of one of OURS are subtracted, without building them.
 
     They are those that both encoders have. Raises ValueError where there are fewer than two, where the decoder has
-    channels for another number of levels, or where an encoder has no such level.
+    channels for another number of levels, or where an encoder has not what is asked of it.
     """
+    for encoder in (config.encoder, config.encoder_after or config.encoder):
+        require_possible(encoder)
     before = encoder_strides(config.encoder)
     after = encoder_strides(config.encoder_after or config.encoder)
     strides = tuple(stride for stride in before if stride in after)

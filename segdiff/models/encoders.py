@@ -32,6 +32,15 @@ def encoder_strides(config: EncoderConfig) -> tuple[int, ...]:
     return strides[: config.levels]
 
 
+def require_possible(config: EncoderConfig) -> None:
+    """Raises ValueError on options that this encoder has not, without building it."""
+    encoder_strides(config)
+    if config.weights and config.name not in backbones.BACKBONES:
+        raise ValueError(f"encoder {config.name} has no ImageNet weights, only random ones (weights: null)")
+    if config.dropout and config.name in backbones.BACKBONES and backbones.BACKBONES[config.name].dropout is None:
+        raise ValueError(f"encoder {config.name} has no stochastic depth, dropout must be 0")
+
+
 def build_encoder(config: EncoderConfig | str, *, bands: int, name: str = "encoder") -> Encoder:
     """The encoder of that configuration or name (one of ENCODERS), which brings 0..255 to its own range inside.
 
@@ -49,13 +58,12 @@ def build_encoder(config: EncoderConfig | str, *, bands: int, name: str = "encod
         config = EncoderConfig(name=config)
     if bands < 1:
         raise ValueError(f"bands is {bands}, it must be 1 or more")
+    require_possible(config)
     strides = encoder_strides(config)
     if config.name == "unet":
         model = _unet(config, bands, name)
     elif config.name in backbones.BACKBONES:
         model = _backbone(config, bands, len(strides), name)
-    elif config.weights:
-        raise ValueError(f"encoder {config.name} has no ImageNet weights, only random ones (weights: null)")
     else:
         levels = len(strides)
         model = mix_transformer.mix_transformer(config.name, bands, dropout=config.dropout, levels=levels, name=name)
@@ -65,8 +73,6 @@ def build_encoder(config: EncoderConfig | str, *, bands: int, name: str = "encod
 
 
 def _backbone(config: EncoderConfig, bands: int, levels: int, name: str) -> keras.Model:
-    if config.dropout and backbones.BACKBONES[config.name].dropout is None:
-        raise ValueError(f"encoder {config.name} has no stochastic depth, dropout must be 0")
     model = backbones.BackboneEncoder(config.name, bands, dropout=config.dropout, levels=levels, name=name)
     if config.weights == "imagenet":
         from segdiff.models.pretrained import load_imagenet

@@ -189,6 +189,8 @@ def test_batches_are_accumulated_to_steps_and_the_schedule_goes_by_these(scenes,
     ("changes", "words"),
     [
         ({"model__decoder": {"channels": [4]}}, ["decoder.channels has 1 entries, 3 levels need 2"]),
+        ({"model__encoder": {"name": "resnet18", "dropout": 0.1}}, ["resnet18 has no stochastic depth"]),
+        ({"model__encoder_after": {"name": "mit_b0", "weights": "imagenet"}}, ["mit_b0 has no ImageNet weights"]),
         ({"model__encoder": {"name": "mit_b0", "levels": 5}}, ["mit_b0 has 4 levels, levels is 5"]),
         ({"model__encoder_after": {"name": "mit_b0"}}, ["strides (1, 2, 4) and (4, 8, 16, 32)", "at least two"]),
     ],
