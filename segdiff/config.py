@@ -219,7 +219,9 @@ class ModelConfig(_Section):
         if self.architecture not in OURS:
             fields = (name for name in type(self).model_fields if name != "architecture")
             if changed := [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]:
-                raise ValueError(f"{self.architecture} is built as published, it does not take {', '.join(changed)}")
+                raise ValueError(
+                    f"{self.architecture} is built as published, it does not take {', '.join(changed)}; leave that out"
+                )
         encoders = [self.encoder, *([self.encoder_after] if self.encoder_after else [])]
         if self.architecture == "pretrained_diff" and not any(encoder.weights for encoder in encoders):
             raise ValueError("pretrained_diff needs encoder.weights: imagenet; from random weights it is unet_diff")
@@ -322,6 +324,8 @@ class _UniqueKeys(yaml.SafeLoader):
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in the YAML file, with ``section.key=value`` overrides laid over it.
 
+    An override that chooses another architecture, encoder or decoder than the file's leaves out what the file says of
+    that one: its channels would not fit, and no override can take a key away.
     Raises ConfigError, in one line, on a file that is no YAML mapping, an unknown key and a value that is not allowed.
     """
     values: Any = {}
@@ -335,6 +339,8 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         values = {} if values is None else values
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: holds {type(values).__name__}, a configuration is a mapping of sections")
+    for override in overrides:
+        _leave_out_the_former(values, override)
     for override in overrides:
         _override(values, override)
     try:
@@ -370,6 +376,20 @@ def _override(values: dict[str, Any], override: str) -> None:
         section[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _leave_out_the_former(values: dict[str, Any], override: str) -> None:
+    key, _, text = override.partition("=")
+    *sections, last = key.split(".")
+    if key != "model.architecture" and (sections[:1] != ["model"] or len(sections) != 2 or last != "name"):
+        return
+    section: Any = values
+    for name in sections:
+        section = section.get(name) if isinstance(section, dict) else None
+    if isinstance(section, dict):
+        former = section.get(last, "unet_diff" if last == "architecture" else "unet")
+        if former != text.strip():
+            section.clear()
 
 
 def _lies_within(item: Any, outer: Any) -> bool:

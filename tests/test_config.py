@@ -3,7 +3,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segdiff.config import Config, ConfigError, DataRoot, dump_config, load_config
+from segdiff.config import (
+    Config,
+    ConfigError,
+    DataRoot,
+    DecoderConfig,
+    EncoderConfig,
+    ModelConfig,
+    dump_config,
+    load_config,
+)
 from segdiff.resources import shipped
 
 READY = sorted(shipped("configs").glob("*.yaml"))
@@ -222,3 +231,27 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
     file.write_text("train:\n  epochs: 3\n  epochs: 4\n")
     with pytest.raises(ConfigError, match=r"twice\.yaml.*'epochs' stands twice.*line 3"):
         load_config(file)
+
+
+def test_another_choice_leaves_out_what_the_file_says_of_the_former(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("model: {encoder: {channels: [4, 8], norm: group}, decoder: {channels: [3]}, difference: signed}\n")
+    same = load_config(file, ["model.encoder.name=unet", "model.architecture=unet_diff"]).model
+    assert (same.encoder.channels, same.encoder.norm, same.decoder.channels) == ((4, 8), "group", (3,))
+    other = load_config(file, ["model.encoder.name=resnet18", "model.decoder.name=fpn"]).model
+    assert (other.encoder, other.decoder, other.difference) == (
+        EncoderConfig(name="resnet18"),
+        DecoderConfig(name="fpn"),
+        "signed",
+    )
+    assert load_config(file, ["model.architecture=fc_siam_diff"]).model == ModelConfig(architecture="fc_siam_diff")
+    assert load_config(file, ["model.architecture=pretrained_diff"]).model.encoder.name == "efficientnet_lite_b0"
+    for overrides in (["model.encoder.norm=group", "model.encoder.name=resnet18"], ["model.encoder.name=resnet19"]):
+        with pytest.raises(ConfigError, match=r"--set: model\.encoder"):
+            load_config(file, overrides)
+
+
+@pytest.mark.parametrize("file", READY, ids=lambda path: path.stem)
+def test_every_ready_configuration_takes_another_network(file):
+    for choice in ("architecture=fc_ef", "architecture=pretrained_diff", "encoder.name=mit_b0", "decoder.name=mlp"):
+        load_config(file, [f"model.{choice}"])

@@ -17,7 +17,7 @@ class DataWait(keras.callbacks.Callback):
     notes when each batch arrives: what a step waits for is the time from its beginning to the arrival of its batch,
     nothing where that was there before. The share is of the time from the first step's beginning to the last one's end.
     Steps must end before the next begins, as they do where a callback reads the loss. The callback stands before
-    those that write the logs. ``passed`` steps of the first epoch take no batch: they are passed over. ``clock`` gives
+    those that write the logs. The very first step is left out, in which Keras makes its graph before it asks for the batch. ``passed`` steps of the first epoch take no batch: they are passed over. ``clock`` gives
     seconds.
     """
 
@@ -26,6 +26,7 @@ class DataWait(keras.callbacks.Callback):
         self._say, self._clock, self._passed = say, clock, passed
         self._arrivals: dict[int, float] = {}
         self._step = 0
+        self._first = True
 
     def watch(self, batches: Any) -> Any:
         """The same ``tf.data.Dataset`` for ``fit``, watched: one that lasts for all epochs, or is read anew in each."""
@@ -66,8 +67,12 @@ class DataWait(keras.callbacks.Callback):
         self._lasted = self._clock() - self._began
         if self._step not in self._arrivals:
             raise RuntimeError("DataWait: the batches of this training are not those given to watch()")
-        self._waited += max(0.0, self._arrivals.pop(self._step) - self._asked)
+        arrived = self._arrivals.pop(self._step)
         self._step += 1
+        if self._first:
+            self._first, self._began, self._lasted = False, None, 0.0
+        else:
+            self._waited += max(0.0, arrived - self._asked)
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the share to the logs, and warns."""
