@@ -17,8 +17,8 @@ class DataWait(keras.callbacks.Callback):
     notes when each batch arrives: what a step waits for is the time from its beginning to the arrival of its batch,
     nothing where that was there before. The share is of the time from the first step's beginning to the last one's end.
     Steps must end before the next begins, as they do where a callback reads the loss. The callback stands before
-    those that write the logs. The very first step is left out, in which Keras makes its graph before it asks for the batch. ``passed`` steps of the first epoch take no batch: they are passed over. ``clock`` gives
-    seconds.
+    those that write the logs. The very first step is left out, in which Keras makes its graph before it asks for the
+    batch. ``passed`` steps of the first epoch take no batch: they are passed over. ``clock`` gives seconds.
     """
 
     def __init__(self, say: Callable[[str], None], *, passed: int = 0, clock: Callable[[], float] = time.perf_counter):
