@@ -1,5 +1,6 @@
 """The typed configuration: read from YAML, overridden by ``key=value``, written back in full to the run folder."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Sequence
@@ -222,6 +223,8 @@ class ModelConfig(_Section):
                 raise ValueError(
                     f"{self.architecture} is built as published, it does not take {', '.join(changed)}; leave that out"
                 )
+        if self.encoder_after and self.shared_encoder and "shared_encoder" in self.model_fields_set:
+            raise ValueError("shared_encoder is true, and encoder_after names another one: leave one of them out")
         encoders = [self.encoder, *([self.encoder_after] if self.encoder_after else [])]
         if self.architecture == "pretrained_diff" and not any(encoder.weights for encoder in encoders):
             raise ValueError("pretrained_diff needs encoder.weights: imagenet; from random weights it is unet_diff")
@@ -387,9 +390,11 @@ def _leave_out_the_former(values: dict[str, Any], override: str) -> None:
     for name in sections:
         section = section.get(name) if isinstance(section, dict) else None
     if isinstance(section, dict):
-        former = section.get(last, "unet_diff" if last == "architecture" else "unet")
-        if former != text.strip():
-            section.clear()
+        pretrained = key == "model.encoder.name" and values["model"].get("architecture") == "pretrained_diff"
+        default = "unet_diff" if last == "architecture" else "efficientnet_lite_b0" if pretrained else "unet"
+        with contextlib.suppress(yaml.YAMLError):  # which is told where the override is laid over the file
+            if section.get(last, default) != yaml.safe_load(text):
+                section.clear()
 
 
 def _lies_within(item: Any, outer: Any) -> bool:

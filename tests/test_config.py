@@ -174,6 +174,7 @@ def test_the_three_ready_configurations_are_there():
         ("model.encoder={name: resnet18, norm: group}", ["model.encoder: resnet18 is built as published", "norm"]),
         ("model.encoder.weights=imagenet", ["model.encoder: unet has no weights but random ones"]),
         ("model.encoder.levels=3", ["model.encoder: the levels of unet are as many as its channels"]),
+        ("model={shared_encoder: true, encoder_after: {}}", ["model: shared_encoder is true, and encoder_after"]),
         ("model.encoder_after={channels: 3}", ["model.encoder_after.channels: got 3"]),
         ("model.encoder_after.nam=mit_b0", ["model.encoder_after.nam", "did you mean name?"]),
         (
@@ -246,6 +247,9 @@ def test_another_choice_leaves_out_what_the_file_says_of_the_former(tmp_path):
     )
     assert load_config(file, ["model.architecture=fc_siam_diff"]).model == ModelConfig(architecture="fc_siam_diff")
     assert load_config(file, ["model.architecture=pretrained_diff"]).model.encoder.name == "efficientnet_lite_b0"
+    assert load_config(file, ['model.encoder.name="unet"']).model.encoder.channels == (4, 8)
+    file.write_text("model: {architecture: pretrained_diff, encoder: {freeze: true, levels: 4}}\n")
+    assert load_config(file, ["model.encoder.name=efficientnet_lite_b0"]).model.encoder.levels == 4
     for overrides in (["model.encoder.norm=group", "model.encoder.name=resnet18"], ["model.encoder.name=resnet19"]):
         with pytest.raises(ConfigError, match=r"--set: model\.encoder"):
             load_config(file, overrides)

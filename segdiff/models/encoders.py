@@ -84,13 +84,14 @@ def _backbone(config: EncoderConfig, bands: int, levels: int, name: str) -> kera
 def learning_rate_scales(model: keras.Model, decay: float) -> list[float]:
     """Layer-wise decay of the learning rate: a factor for each of ``model.trainable_variables``, in their order.
 
-    Every keras.Model among the model's layers counts as an encoder. The layers that its deepest map alone needs learn
-    at ``decay`` times the rate, those of the map above at decay ** 2, and so on to the stem; all else at the whole
-    rate (Clark and others 2020, "ELECTRA", stage by stage). Give it to segdiff.training.optimizers.LayerwiseAdamW.
+    Every keras.Model of several outputs among the model's layers counts as an encoder. The layers that its deepest map
+    alone needs learn at ``decay`` times the rate, those of the map above at decay ** 2, and so on to the stem; all else
+    at the whole rate (Clark and others 2020, "ELECTRA", stage by stage). Give it to
+    segdiff.training.optimizers.LayerwiseAdamW.
     """
     scales: dict[int, float] = {}
     for encoder in model.layers:
-        if not isinstance(encoder, keras.Model):
+        if not isinstance(encoder, keras.Model) or len(encoder.outputs) < 2:
             continue
         for level, feature in enumerate(encoder.outputs):
             for layer in keras.Model(encoder.inputs, feature).layers:

@@ -10,6 +10,7 @@ import keras
 from segdiff.models import alignment
 from segdiff.models import difference as differences
 from segdiff.models.alignment import AlignFeatures
+from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.difference import Difference
 
 SHRINKING = (
@@ -172,7 +173,7 @@ def _share_weights(model: Any, other: keras.layers.Layer) -> bool:
 
 def _is_only_its_graph(model: keras.Model) -> bool:
     """Whether calling the model is calling its layers, and not a method of a class of its own."""
-    return type(model).call.__module__.startswith("keras.")
+    return type(model).call.__module__.startswith("keras.") or isinstance(model, ChangeDetector)
 
 
 def _run_layers(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:

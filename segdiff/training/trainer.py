@@ -214,9 +214,14 @@ def _check_parts(config: Config) -> None:
     """Refuses a model whose parts do not fit each other, before anything is read or written."""
     if config.model.architecture in OURS:
         try:
-            common_strides(config.model)
+            levels = len(common_strides(config.model))
         except ValueError as error:
             raise ConfigError(f"model: {error}") from error
+        if config.train.deep_supervision and config.model.decoder.name == "unet" and levels < 3:
+            raise ConfigError(
+                f"train.deep_supervision: the decoder unet of {levels} levels has none but the finest to supervise; "
+                "take 3 or more, or set it to 0"
+            )
 
 
 def _optimizer(config: Config, model: keras.Model, steps: int, precision: str) -> keras.optimizers.Optimizer:

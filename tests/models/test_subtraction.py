@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from segdiff.models import alignment, subtraction
+from segdiff.config import EncoderConfig, ModelConfig
+from segdiff.models import alignment, build_change_detector, subtraction
 from segdiff.models.alignment import aligned_shape
 from segdiff.models.subtraction import subtract_models
 
@@ -336,6 +337,18 @@ def test_models_that_share_parts_train_and_survive(case, tmp_path):
     x = [noise(2, 5), noise(2, 5, seed=1)]
     train_a_step(model, x)
     assert_survives(model, x, tmp_path)
+
+
+def test_a_change_detector_less_a_branch_of_its_encoder_survives(tmp_path):
+    detector = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(2, 2))))
+    encoder = detector.get_layer("encoder")
+    branch = keras.Model(encoder.inputs, encoder.outputs[0])
+    model = subtract_models(detector, branch, layers.Conv2D(1, 1), project_channels=True)
+    images = [np.abs(noise(1, 8, 8, 3, seed=k)) * 100 for k in range(3)]
+    x = [[images[0], images[1]], images[2]]
+    want = model(x)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(x), want, atol=1e-5)
 
 
 def test_the_numbers_of_models_that_share_parts_are_those_of_the_models():

@@ -203,6 +203,12 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_read(tmp_path, cha
     assert not (tmp_path / "run").exists()
 
 
+def test_deep_supervision_without_a_level_for_it_is_refused_before_anything_is_read(tmp_path):
+    changes = {"model__encoder": {"channels": [4, 8]}, "train__deep_supervision": 0.5}
+    with pytest.raises(ConfigError, match=r"train\.deep_supervision: the decoder unet of 2 levels has none"):
+        quiet_train(configured(tmp_path / "nowhere", **changes), tmp_path / "run")
+
+
 def test_weights_that_cannot_be_had_are_refused_in_one_line(scenes, tmp_path):
     config = configured(
         scenes, model__encoder={"name": "resnet18", "channels": [16, 32, 64, 128], "weights": "imagenet"}
