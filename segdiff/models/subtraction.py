@@ -105,7 +105,21 @@ def subtract_models(
         hint = f"; {SHRINKING}" if len(subtracted) == 1 and len(subtracted[0].shape) > 2 else ""
         what = "difference" if len(subtracted) == 1 else f"{len(subtracted)} differences"
         raise ValueError(f"model_c cannot take the {what} {_shapes(handed)}: {_one_line(problem)}{hint}") from problem
+    _warn_of_closed(models, set(operations))
     return keras.Model(inputs, outputs, name=name)
+
+
+def _warn_of_closed(models: Sequence[keras.layers.Layer], called: set[int]) -> None:
+    """A model with a `call` of its own cannot be opened; what it shares with an opened one cannot be read back."""
+    for model in models:
+        if isinstance(model, keras.Model) and not _is_only_its_graph(model):
+            within = model._flatten_layers(include_self=False)
+            if any(id(layer) in called and layer.weights for layer in within):
+                warnings.warn(
+                    f"{model.name} has a call of its own and shares layers with another of the models: the result "
+                    "works, but a file of it cannot be loaded",
+                    stacklevel=3,
+                )
 
 
 def _has_known_inputs(model: keras.layers.Layer) -> bool:
