@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -192,6 +194,9 @@ def _multiworker(workers: Workers) -> Distribution:
         rpc_layer="grpc",
     )
     strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+    if threading.current_thread() is threading.main_thread():
+        # TensorFlow has put a handler in the place of this process' own, which notes the signal and does nothing
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     count = len(workers.addresses)
     return Distribution(
         strategy, strategy.num_replicas_in_sync, count, workers.index, f"{count} workers from {workers.origin}"

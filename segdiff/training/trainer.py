@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -38,7 +39,7 @@ from segdiff.training.callbacks import (
 from segdiff.training.data_wait import DataWait
 from segdiff.training.distribution import Distribution, open_distribution
 from segdiff.training.failures import memory_explained
-from segdiff.training.interruption import hold_signals
+from segdiff.training.interruption import HeldSignals, hold_signals
 from segdiff.training.losses import ChangeLoss
 from segdiff.training.metrics import ChangeScores, class_scores
 from segdiff.training.optimizers import LayerwiseAdamW, ReplicatedLossScale
@@ -162,7 +163,9 @@ def train(
     moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
     best = KeepBest(detector, run / "model.keras" if chief else None, rows, config.train.early_stopping)
     wait = DataWait(say, passed=start.step)
-    with distribution.fitting(), hold_signals() as signals, memory_explained(config.train.batch, config.data.crop):
+    # a worker that stores nothing has nothing to wait for
+    holding = hold_signals() if chief else nullcontext(HeldSignals())
+    with distribution.fitting(), holding as signals, memory_explained(config.train.batch, config.data.crop):
         backup = Backup(
             run / "backup",
             start,

@@ -116,14 +116,28 @@ def test_two_processes_train_as_one_and_the_chief_alone_writes(scenes, single, t
     assert files[0] == files[1]
 
 
-def test_a_killed_worker_stops_the_other_and_both_go_on_with_resume(scenes, tmp_path):
-    run, longer = tmp_path / "run", {"train__crops_per_epoch": 100}
-    chief, other = start_two(scenes, run, **longer)
+def wait_for_a_state(run: Path, chief: subprocess.Popen) -> None:
     end = time.monotonic() + 300
     while not any((run / "backup").glob("step-00000-*")):
         assert chief.poll() is None, chief.communicate()
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_worker_that_is_told_to_stop_does_and_stops_the_chief(scenes, tmp_path):
+    chief, other = start_two(scenes, tmp_path / "run", train__crops_per_epoch=100)
+    wait_for_a_state(tmp_path / "run", chief)
+    other.send_signal(signal.SIGTERM)
+    _, err = other.communicate(timeout=300)
+    assert (other.returncode, err) == (143, "segdiff: terminated\n")
+    chief.communicate(timeout=300)
+    assert chief.returncode == 4, "the other one went on to the end"
+
+
+def test_a_killed_worker_stops_the_other_and_both_go_on_with_resume(scenes, tmp_path):
+    run, longer = tmp_path / "run", {"train__crops_per_epoch": 100}
+    chief, other = start_two(scenes, run, **longer)
+    wait_for_a_state(run, chief)
     other.send_signal(signal.SIGKILL)
     other.communicate()
     _, err = chief.communicate(timeout=300)
