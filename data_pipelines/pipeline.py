@@ -206,12 +206,33 @@ class CropPlan:
         return together if len(self.roots) == 1 else np.random.default_rng([self.seed, 2, epoch]).permutation(together)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which rows of every batch are decoded here: those of worker ``index`` of so many."""
+
+    index: int = 0
+    workers: int = 1
+
+    def rows(self, size: int) -> slice:
+        """Of a batch of so many rows; the parts of all workers are the batch, in order and as even as can be."""
+        return slice(self.index * size // self.workers, (self.index + 1) * size // self.workers)
+
+    def size(self, sizes: set[int]) -> int | None:
+        """The number of rows where that is the same for batches of all these sizes."""
+        lengths = {len(range(size)[self.rows(size)]) for size in sizes}
+        return lengths.pop() if len(lengths) == 1 else None
+
+
+WHOLE = Part()
+
+
 def training_batches(
-    store: PairStore, plan: CropPlan, augmentation: Augmentation, *, first_step: int, steps: int
+    store: PairStore, plan: CropPlan, augmentation: Augmentation, *, first_step: int, steps: int, part: Part = WHOLE
 ) -> tf.data.Dataset:
     """Batches ((before, after), mask) of augmented crops: uint8 N x crop x crop x bands twice, uint8 N x crop x crop.
 
-    ``first_step`` to ``steps`` of the whole run, epoch after epoch without a break.
+    ``first_step`` to ``steps`` of the whole run, epoch after epoch without a break; of each batch the rows of ``part``,
+    which may be none.
     """
 
     epoch_order = functools.lru_cache(maxsize=4)(plan.epoch_order)
@@ -219,15 +240,14 @@ def training_batches(
     def load(step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, within = divmod(int(step), plan.steps_per_epoch)
         first = within * plan.batch
-        chosen = epoch_order(epoch)[first : first + plan.batch]
+        positions = range(first, min(first + plan.batch, plan.crops_per_epoch))
         crops = []
-        for position, index in enumerate(chosen, start=first):
+        for position in positions[part.rows(len(positions))]:
             rng = np.random.default_rng([plan.seed, 3, epoch, position])
-            crops.append(augmentation(*_cut(store[int(index)], plan, rng), rng))
-        before, after, mask = (np.stack(part) for part in zip(*crops, strict=True))
-        return before, after, mask
+            crops.append(augmentation(*_cut(store[int(epoch_order(epoch)[position])], plan, rng), rng))
+        return _stacked(crops, plan.crop, plan.crop, store.bands)
 
-    size = plan.batch if plan.crops_per_epoch % plan.batch == 0 else None
+    size = part.size({plan.batch, plan.crops_per_epoch % plan.batch or plan.batch})
 
     def shaped(step):
         before, after, mask = tf.numpy_function(load, [step], (tf.uint8, tf.uint8, tf.uint8))
@@ -241,6 +261,17 @@ def training_batches(
         .map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def _stacked(
+    examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]], height: int, width: int, bands: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A batch of them, also of none."""
+    if not examples:
+        images = np.empty((0, height, width, bands), np.uint8)
+        return images, images, images[..., 0]
+    before, after, mask = (np.stack(column) for column in zip(*examples, strict=True))
+    return before, after, mask
 
 
 def _cut(example: Example, plan: CropPlan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -270,12 +301,19 @@ def _fill(
 
 
 def whole_image_batches(
-    store: PairStore, indices: Sequence[int], *, multiple: int, batch_pixels: int, largest: int = 1024
+    store: PairStore,
+    indices: Sequence[int],
+    *,
+    multiple: int,
+    batch_pixels: int,
+    largest: int = 1024,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Batches ((before, after), mask) that hold every pixel of the pairs exactly once, all of one size.
 
     That size is the largest of the images, rounded up to ``multiple`` and at most ``largest``: smaller images are
-    filled up with pixels without truth, larger ones cut into a grid. A batch holds about ``batch_pixels``.
+    filled up with pixels without truth, larger ones cut into a grid. A batch holds about ``batch_pixels``; of each the
+    rows of ``part`` are read, which may be none.
     """
     shapes = [store[index].mask.shape for index in indices]
     height, width = (min(-(-max(sizes) // multiple) * multiple, largest) for sizes in zip(*shapes, strict=True))
@@ -286,22 +324,28 @@ def whole_image_batches(
         for x in range(0, image_width, width)
     ]
 
-    def load(tile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        index, y, x = (int(value) for value in tile)
-        example = store[index]
-        window = (slice(y, y + height), slice(x, x + width))
-        return _fill(example.before[window], example.after[window], example.mask[window], height, width)
+    batch = max(batch_pixels // (height * width), 1)
 
-    def shaped(tile):
-        before, after, mask = tf.numpy_function(load, [tile], (tf.uint8, tf.uint8, tf.uint8))
-        before.set_shape((height, width, store.bands))
-        after.set_shape((height, width, store.bands))
-        mask.set_shape((height, width))
+    def load(first) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        chosen, filled = tiles[first : first + batch], []
+        for index, y, x in chosen[part.rows(len(chosen))]:
+            example, window = store[index], (slice(y, y + height), slice(x, x + width))
+            filled.append(
+                _fill(example.before[window], example.after[window], example.mask[window], height, width)
+            )
+        return _stacked(filled, height, width, store.bands)
+
+    size = part.size({batch, len(tiles) % batch or batch})
+
+    def shaped(first):
+        before, after, mask = tf.numpy_function(load, [first], (tf.uint8, tf.uint8, tf.uint8))
+        before.set_shape((size, height, width, store.bands))
+        after.set_shape((size, height, width, store.bands))
+        mask.set_shape((size, height, width))
         return (before, after), mask
 
     return (
-        tf.data.Dataset.from_tensor_slices(np.array(tiles, np.int64))
+        tf.data.Dataset.range(0, len(tiles), batch)
         .map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True)
-        .batch(max(batch_pixels // (height * width), 1))
         .prefetch(2)
     )

@@ -125,8 +125,8 @@ class EncoderConfig(_Section):
     )
     norm: Literal["batch", "local", "group", "none"] = Field(
         "batch",
-        description="normalization after each convolution, of unet and of the decoder; local: batch, over the share of "
-        "each device alone",
+        description="normalization after each convolution, of unet and of the decoder; the other encoders take batch "
+        "and local alone; local: batch, over the share of each device alone",
     )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="spatial dropout after each level of unet; stochastic depth elsewhere"
@@ -142,7 +142,8 @@ class EncoderConfig(_Section):
             raise ValueError("the levels of unet are as many as its channels, levels is for the other encoders")
         if self.name == "unet" and self.weights is not None:
             raise ValueError("unet has no weights but random ones (weights: null)")
-        changed = [name for name in ("channels", "norm") if getattr(self, name) != fields[name].default]
+        changed = ["channels"] if self.channels != fields["channels"].default else []
+        changed += ["norm"] if self.norm not in ("batch", "local") else []
         if self.name != "unet" and changed:
             raise ValueError(f"{self.name} is built as published, it does not take {', '.join(changed)}")
         return self

@@ -147,7 +147,8 @@ class BackboneEncoder(keras.Model):
     H and W must be multiples of the last of these strides.
 
     The maps are those of KerasCV's pyramid, without the 1280-channel layer of the EfficientNets that only their
-    classifier needs, and with the stem's map at stride 2 where KerasCV leaves it out. Batch normalization is fused.
+    classifier needs, and with the stem's map at stride 2 where KerasCV leaves it out. Batch normalization is fused, and
+    with ``local`` over each replica's share alone.
     A file holds the backbone's name and not KerasCV's layers, some of which cannot be read back; loading rebuilds it.
     """
 
@@ -158,16 +159,17 @@ class BackboneEncoder(keras.Model):
         *,
         dropout: float = 0.0,
         levels: int = len(STRIDES),
+        local: bool = False,
         name="encoder",
         trainable=True,
         dtype=None,
     ):
         policy = keras.dtype_policies.get(dtype)
         with _default_policy(policy):
-            _, image, features = build_pyramid(backbone, bands, dropout)
+            _, image, features = build_pyramid(backbone, bands, dropout, local)
             super().__init__(image, features[:levels], name=name)
         self.trainable = trainable  # Keras passes its own argument on to no layer
-        self.backbone, self.bands, self.dropout, self.levels = backbone, bands, dropout, levels
+        self.backbone, self.bands, self.dropout, self.levels, self.local = backbone, bands, dropout, levels, local
 
     def call(self, inputs, training=None, mask=None):
         """The maps, finest first."""
@@ -181,6 +183,7 @@ class BackboneEncoder(keras.Model):
             "bands": self.bands,
             "dropout": self.dropout,
             "levels": self.levels,
+            "local": self.local,
             "name": self.name,
             "trainable": self.trainable,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -192,7 +195,9 @@ class BackboneEncoder(keras.Model):
         return cls(**config)
 
 
-def build_pyramid(name: str, bands: int, dropout: float = 0.0) -> tuple[keras.Model, keras.KerasTensor, list]:
+def build_pyramid(
+    name: str, bands: int, dropout: float = 0.0, local: bool = False
+) -> tuple[keras.Model, keras.KerasTensor, list]:
     """KerasCV's backbone on a rescaled image of so many bands: the whole of it, the image and the maps at STRIDES."""
     backbone = BACKBONES[name]
     image = keras.Input((None, None, bands), name="image")
@@ -215,6 +220,7 @@ def build_pyramid(name: str, bands: int, dropout: float = 0.0) -> tuple[keras.Mo
             # the same weights and numbers, another kernel; KerasCV offers no way to choose the class
             layer.__class__ = FusedBatchNormalization
             layer.momentum = MOMENTUM
+            layer.local = local
     return whole, image, features
 
 

@@ -44,7 +44,8 @@ def require_possible(config: EncoderConfig) -> None:
 def build_encoder(config: EncoderConfig | str, *, bands: int, name: str = "encoder") -> Encoder:
     """The encoder of that configuration or name (one of ENCODERS), which brings 0..255 to its own range inside.
 
-    ``channels`` and ``norm`` are those of ``unet``; the others are built as published. ``dropout`` is ``unet``'s
+    ``channels`` and ``norm`` are those of ``unet``; the others are built as published, their batch normalization over
+    each replica's share alone where ``norm`` is ``local``. ``dropout`` is ``unet``'s
     spatial dropout after each level, and elsewhere the rate of stochastic depth in the last block, for the networks
     that were published with it: EfficientNets and Mix Transformers. ``levels`` leaves out the coarsest maps and what
     only they need. ``weights`` is None, for random ones, or ``imagenet`` (see segdiff.models.pretrained, also on other
@@ -73,7 +74,9 @@ def build_encoder(config: EncoderConfig | str, *, bands: int, name: str = "encod
 
 
 def _backbone(config: EncoderConfig, bands: int, levels: int, name: str) -> keras.Model:
-    model = backbones.BackboneEncoder(config.name, bands, dropout=config.dropout, levels=levels, name=name)
+    model = backbones.BackboneEncoder(
+        config.name, bands, dropout=config.dropout, levels=levels, local=config.norm == "local", name=name
+    )
     if config.weights == "imagenet":
         from segdiff.models.pretrained import load_imagenet
 

@@ -56,15 +56,13 @@ class Distribution:
         return nullcontext() if self.strategy is None else self.strategy.scope()
 
     def shares(self, batches: Any) -> Any:
-        """What ``fit`` takes, of a dataset of whole batches that is the same in every worker.
+        """What ``fit`` takes, of a dataset of this worker's rows of every batch (``data_pipelines.pipeline.Part``).
 
-        Replica i of n reads the rows from i b / n to (i + 1) b / n of each batch of b rows, none at all where there are
-        fewer rows than replicas: together they read every row once.
+        Each of its replicas computes its share of them, none at all where there are fewer rows than replicas.
         """
         if self.strategy is None:
             return batches
-        here = self.replicas // self.workers
-        shares = batches.flat_map(_split(self.index * here, here, self.replicas))
+        shares = batches.flat_map(_split(self.replicas // self.workers))
         return self.strategy.distribute_datasets_from_function(lambda context: shares)
 
     def from_chief(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -277,8 +275,8 @@ def _checked(addresses: Sequence[str], index: int, origin: str) -> Workers:
     return Workers(tuple(addresses), index, origin)
 
 
-def _split(first: int, here: int, replicas: int):
-    """From one batch to a dataset of the shares of the replicas ``first`` to ``first + here``."""
+def _split(replicas: int):
+    """From one batch to a dataset of the shares of so many replicas, in order and as even as can be."""
     import keras
     import tensorflow as tf
 
@@ -290,6 +288,6 @@ def _split(first: int, here: int, replicas: int):
 
             return keras.tree.map_structure(rows, batch)
 
-        return tf.data.Dataset.range(first, first + here).map(share)
+        return tf.data.Dataset.range(replicas).map(share)
 
     return split

@@ -15,7 +15,7 @@ import numpy as np
 
 from data_pipelines.augmentation import Augmentation
 from data_pipelines.layouts import DataError, Pair, find_pairs
-from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches, whole_image_batches
+from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, Part, training_batches, whole_image_batches
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, dump_config, load_config
 from segdiff.files import write_whole
@@ -107,9 +107,13 @@ def train(
     plan = _crop_plan(config, data, seed)
     steps = plan.steps_per_epoch * config.train.epochs
     val_indices = [index for root in data.val for index in root]
-    val_batches = whole_image_batches(
-        store, val_indices, multiple=detector.settings.stride, batch_pixels=config.train.batch * config.data.crop**2
-    )
+    part = Part(distribution.index, distribution.workers)  # each worker decodes what it computes
+
+    def validation(part: Part):
+        pixels = config.train.batch * config.data.crop**2
+        stride = detector.settings.stride
+        return whole_image_batches(store, val_indices, multiple=stride, batch_pixels=pixels, part=part)
+
     say(
         f"{sum(map(len, data.train))} pairs to train on, {len(val_indices)} to validate on; "
         f"{plan.crops_per_epoch} crops an epoch, {detector.count_params():,} parameters"
@@ -143,9 +147,10 @@ def train(
 
     # Keras looks at a batch before it begins, also where none is left to be trained on
     first_step = min(start.epoch * plan.steps_per_epoch + start.step, steps - 1)
-    batches = training_batches(store, plan, augmentation, first_step=first_step, steps=steps)
+    batches = training_batches(store, plan, augmentation, first_step=first_step, steps=steps, part=part)
     # of unknown length from here: Keras would count the steps that it passes over as batches and end before the last
     batches = batches.filter(lambda *batch: True)
+    val_batches = validation(part)
     corner = (slice(0, 512), slice(0, 512))  # of a big image it tells as much
     looked_at = [store[index] for index in val_indices[:4]]
     examples = [(pair.before[corner], pair.after[corner], pair.mask[corner]) for pair in looked_at]
@@ -198,7 +203,8 @@ def train(
                 *(writing if chief else [best]),
             ],
         )
-    return _conclude(run, config, data, best, rows, val_batches, precision) if chief else None
+    # by the chief alone, on every pixel
+    return _conclude(run, config, data, best, rows, validation(Part()), precision) if chief else None
 
 
 def _share_start(distribution: Distribution, model: keras.Model, start: Position) -> Position:

@@ -16,7 +16,7 @@ from data_pipelines.augmentation import Augmentation
 from data_pipelines.cache import cache_folder
 from data_pipelines.decoding import DecodeError
 from data_pipelines.layouts import Pair
-from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches, whole_image_batches
+from data_pipelines.pipeline import WHOLE, CropPlan, LabelledPair, PairStore, Part, training_batches, whole_image_batches
 from data_pipelines.validation import MaskCoding
 
 BINARY = MaskCoding("0/255", (0, 255), 2)
@@ -63,10 +63,10 @@ def plan_of(count: int, **changes) -> CropPlan:
     return CropPlan(**{**plain, **changes})
 
 
-def batches_of(store, plan, *, first_step=0, steps=None, augmentation=None) -> list[tuple[np.ndarray, ...]]:
+def batches_of(store, plan, *, first_step=0, steps=None, augmentation=None, part=WHOLE) -> list[tuple[np.ndarray, ...]]:
     steps = plan.steps_per_epoch if steps is None else steps
     data = training_batches(
-        store, plan, augmentation or Augmentation(bands=store.bands), first_step=first_step, steps=steps
+        store, plan, augmentation or Augmentation(bands=store.bands), first_step=first_step, steps=steps, part=part
     )
     return [(before.numpy(), after.numpy(), mask.numpy()) for (before, after), mask in data]
 
@@ -98,6 +98,27 @@ def test_batches_hang_on_the_seed_and_the_step_alone(tmp_path, monkeypatch):
     other = batches_of(store_of(pairs), plan_of(7, seed=4), steps=12, augmentation=augmentation)
     assert not np.array_equal(other[0][0], runs[1][0][0])
     assert not np.array_equal(runs[1][0][0], runs[1][4][0])  # the second epoch is not the first
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_workers_decode_each_its_own_rows_and_together_the_whole_batches(tmp_path, workers):
+    pairs = pairs_of(tmp_path, [(20, 24)] * 9)
+    plan, augmentation = plan_of(9, batch=4), Augmentation(bands=3, **SOMETHING)
+    stores = [store_of(pairs, cache="none") for _ in range(workers)]
+    read: list[list[int]] = [[] for _ in stores]
+    for store, indices in zip(stores, read, strict=True):
+        decode = store._decode
+        store._decode = lambda index, decode=decode, indices=indices: (indices.append(index), decode(index))[1]
+    parts = [
+        batches_of(store, plan, augmentation=augmentation, part=Part(index, workers))
+        for index, store in enumerate(stores)
+    ]
+    together = [
+        tuple(np.concatenate(arrays) for arrays in zip(*rows, strict=True)) for rows in zip(*parts, strict=True)
+    ]
+    assert_same(together, batches_of(store_of(pairs), plan, augmentation=augmentation))
+    assert sorted(index for indices in read for index in indices) == list(range(9))
+    assert all(max(sizes) - min(sizes) <= 1 for sizes in zip(*([len(b) for b, _, _ in part] for part in parts)))
 
 
 def test_a_pair_is_cropped_and_augmented_anew_in_every_epoch(tmp_path):
@@ -424,3 +445,17 @@ def test_whole_images_hold_every_pixel_exactly_once(tmp_path, shapes, largest, s
     expected = {(number, index) for number, (h, w) in enumerate(shapes) for index in range(h * w)}
     assert set(seen) == expected
     assert set(seen.values()) == {1}
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_read_each_its_own_rows_of_the_whole_images(tmp_path, workers):
+    store = store_of(pairs_of(tmp_path, [(8, 8)] * 7))
+    whole, *parts = [
+        [
+            (before.numpy(), after.numpy(), mask.numpy())
+            for (before, after), mask in whole_image_batches(store, range(7), multiple=8, batch_pixels=256, part=part)
+        ]
+        for part in (WHOLE, *(Part(index, workers) for index in range(workers)))
+    ]
+    assert [len(before) for before, _, _ in whole] == [4, 3]
+    assert_same([tuple(map(np.concatenate, zip(*rows, strict=True))) for rows in zip(*parts, strict=True)], whole)

@@ -44,6 +44,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from keras.src.backend.tensorflow import trainer as keras_trainer  # noqa: E402
 
+from data_pipelines.pipeline import Part  # noqa: E402
 from segdiff.models.change_detector import ChangeDetector  # noqa: E402
 from segdiff.models.decoders import LevelOutput  # noqa: E402
 from segdiff.models.encoders import Encoder  # noqa: E402
@@ -106,7 +107,13 @@ def batches(options: dict) -> tf.data.Dataset:
     masks = truth(classes)
     if options["network"] == "semantic":
         masks = {"before": masks, "after": truth(classes), "change": truth(2)}
-    return tf.data.Dataset.from_tensor_slices(((before, after), masks)).batch(BATCH)
+    part = Part(distribution.index, distribution.workers)
+    whole = tf.data.Dataset.from_tensor_slices(((before, after), masks)).batch(BATCH)
+    sizes = [min(BATCH, PAIRS - first) for first in range(0, PAIRS, BATCH)]
+    bounds = tf.constant([(part.rows(size).start, part.rows(size).stop) for size in sizes])
+    return tf.data.Dataset.zip(whole, tf.data.Dataset.from_tensor_slices(bounds)).map(
+        lambda batch, bound: keras.tree.map_structure(lambda rows: rows[bound[0] : bound[1]], batch)
+    )
 
 
 def compiled(options: dict) -> keras.Model:
