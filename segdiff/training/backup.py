@@ -1,7 +1,9 @@
 """A run that was broken off goes on at the step where it was: its state is stored while it trains."""
 
+import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +99,10 @@ class Backup(keras.callbacks.Callback):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             # not Keras' weights file: HDF5 ends the process where the disk is full
-            np.savez(temporary / _STATE, **_state(self.model, self._position, self.parts))  # type: ignore[arg-type]
+            with (temporary / _STATE).open("wb") as stream:
+                np.savez(stream, **_state(self.model, self._position, self.parts))  # type: ignore[arg-type]
+                stream.flush()
+                os.fsync(stream.fileno())  # or a power failure could leave the name without the content
             shutil.rmtree(self.folder / name, ignore_errors=True)
             temporary.rename(self.folder / name)
         except OSError as error:
@@ -149,22 +154,33 @@ class PassOver(keras.callbacks.Callback):
             variable.assign(value)
 
 
-def restore_backup(model: keras.Model, folder: Path) -> tuple[Position, list[np.ndarray]]:
+def restore_backup(
+    model: keras.Model, folder: Path, say: Callable[[str], None]
+) -> tuple[Position, list[np.ndarray]]:
     """Puts the newest state into a model that is compiled and whose optimizer is built.
 
     Returns where to go on and the values of the metrics there, for ``PassOver``; the beginning where nothing is stored.
+    A damaged state is said and passed over for the one before. Raises TrainingError where all of them are damaged.
     """
-    stored = sorted(folder.glob("step-*"))
-    if not stored:
-        return Position(), []
-    with np.load(stored[-1] / _STATE) as state:
-        parts = {part: [state[name] for name in sorted(state) if name.startswith(part)] for part in _PARTS}
-        position = Position(*(int(number) for number in state["position"]))
-    for part, values in parts.items():
-        if part != "metric":
-            for variable, value in zip(_PARTS[part](model), values, strict=True):
-                variable.assign(value)
-    return position, parts["metric"]
+    stored = sorted(folder.glob("step-*"), reverse=True)
+    for path in stored:
+        try:
+            with np.load(path / _STATE, allow_pickle=False) as state:
+                parts = {part: [state[name] for name in sorted(state) if name.startswith(part)] for part in _PARTS}
+                position = Position(*(int(number) for number in state["position"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            say(f"warning: {path / _STATE}: is damaged ({error}), the state before it is taken")
+            continue
+        for part, values in parts.items():
+            if part != "metric":
+                for variable, value in zip(_PARTS[part](model), values, strict=True):
+                    variable.assign(value)
+        return position, parts["metric"]
+    if stored:
+        raise TrainingError(
+            f"{folder}: every state in it is damaged; remove the folder, and --resume begins at epoch 1"
+        )
+    return Position(), []
 
 
 def state_variables(model: keras.Model) -> list[keras.Variable]:

@@ -130,7 +130,7 @@ def train(
             jit_compile=compiled,
         )
         model.optimizer.build(model.trainable_variables)
-    start, metrics = restore_backup(model, run / "backup") if resume and chief else (Position(), [])
+    start, metrics = restore_backup(model, run / "backup", say) if resume and chief else (Position(), [])
     start = _share_start(distribution, model, start)
     rows = []
     if start.epoch and chief:

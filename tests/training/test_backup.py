@@ -43,6 +43,10 @@ def train_a_step(model: ChangeDetector, value: int = 10) -> None:
     model.train_on_batch(images, np.ones((1, 4, 4, 1), np.float32))
 
 
+def no_line(line: str) -> None:
+    raise AssertionError(line)
+
+
 def everything(model: ChangeDetector) -> list[np.ndarray]:
     return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
 
@@ -61,7 +65,7 @@ def test_the_newest_two_states_are_kept_and_the_newest_restores_weights_optimize
     assert names(tmp_path / "backup") == ["step-00000-0000002", "step-00000-0000003"]
 
     other = detector()
-    position, metrics = restore_backup(other, tmp_path / "backup")
+    position, metrics = restore_backup(other, tmp_path / "backup", no_line)
     assert position == Position(0, 3)
     assert int(other.optimizer.iterations) == 3
     for expected, value in zip(states[2], everything(other), strict=True):
@@ -101,10 +105,31 @@ def test_a_state_is_stored_every_so_many_minutes(tmp_path, model, monkeypatch):
 
 def test_a_state_broken_off_while_being_written_is_not_taken(tmp_path, model):
     (tmp_path / "backup" / ".step-00000-0000007.tmp").mkdir(parents=True)
-    assert restore_backup(model, tmp_path / "backup") == (BEGIN, [])
-    assert restore_backup(model, tmp_path / "nowhere") == (BEGIN, [])
+    assert restore_backup(model, tmp_path / "backup", no_line) == (BEGIN, [])
+    assert restore_backup(model, tmp_path / "nowhere", no_line) == (BEGIN, [])
     begun(Backup(tmp_path / "backup", BEGIN, HeldSignals(), steps=7), model).on_train_batch_end(6)
-    assert restore_backup(model, tmp_path / "backup")[0] == Position(0, 7)
+    assert restore_backup(model, tmp_path / "backup", no_line)[0] == Position(0, 7)
+
+
+@pytest.mark.parametrize("length", [0, 1000])
+def test_where_the_newest_state_is_damaged_the_one_before_is_taken(tmp_path, model, length):
+    backup = begun(Backup(tmp_path, BEGIN, HeldSignals(), steps=1), model)
+    states = []
+    for step in range(2):
+        train_a_step(model)
+        backup.on_train_batch_end(step)
+        states.append(everything(model))
+    older, newer = (tmp_path / name / "state.npz" for name in names(tmp_path))
+    newer.write_bytes(newer.read_bytes()[:length])
+    other, lines = detector(), []
+    assert restore_backup(other, tmp_path, lines.append)[0] == Position(0, 1)
+    for ours, theirs in zip(everything(other), states[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    (line,) = lines
+    assert line.startswith(f"warning: {newer}: is damaged (")
+    older.unlink()
+    with pytest.raises(TrainingError, match="every state in it is damaged; remove the folder, and --resume begins at"):
+        restore_backup(other, tmp_path, lines.append)
 
 
 def test_weights_that_are_no_numbers_are_not_stored(tmp_path, model):
@@ -205,7 +230,7 @@ def test_where_the_disk_is_full_the_state_before_survives(tmp_path):
     assert done.stdout.count("\n") == 1
     assert f"{folder}: the state cannot be stored" in done.stdout
     assert names(folder) == ["step-00000-0000001"]
-    assert restore_backup(detector(), folder)[0] == Position(0, 1)
+    assert restore_backup(detector(), folder, no_line)[0] == Position(0, 1)
 
 
 def test_a_lack_of_memory_says_what_to_try():
