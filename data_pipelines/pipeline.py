@@ -330,9 +330,7 @@ def whole_image_batches(
         chosen, filled = tiles[first : first + batch], []
         for index, y, x in chosen[part.rows(len(chosen))]:
             example, window = store[index], (slice(y, y + height), slice(x, x + width))
-            filled.append(
-                _fill(example.before[window], example.after[window], example.mask[window], height, width)
-            )
+            filled.append(_fill(example.before[window], example.after[window], example.mask[window], height, width))
         return _stacked(filled, height, width, store.bands)
 
     size = part.size({batch, len(tiles) % batch or batch})

@@ -16,7 +16,15 @@ from data_pipelines.augmentation import Augmentation
 from data_pipelines.cache import cache_folder
 from data_pipelines.decoding import DecodeError
 from data_pipelines.layouts import Pair
-from data_pipelines.pipeline import WHOLE, CropPlan, LabelledPair, PairStore, Part, training_batches, whole_image_batches
+from data_pipelines.pipeline import (
+    WHOLE,
+    CropPlan,
+    LabelledPair,
+    PairStore,
+    Part,
+    training_batches,
+    whole_image_batches,
+)
 from data_pipelines.validation import MaskCoding
 
 BINARY = MaskCoding("0/255", (0, 255), 2)
@@ -118,7 +126,8 @@ def test_workers_decode_each_its_own_rows_and_together_the_whole_batches(tmp_pat
     ]
     assert_same(together, batches_of(store_of(pairs), plan, augmentation=augmentation))
     assert sorted(index for indices in read for index in indices) == list(range(9))
-    assert all(max(sizes) - min(sizes) <= 1 for sizes in zip(*([len(b) for b, _, _ in part] for part in parts)))
+    lengths = ([len(before) for before, _, _ in part] for part in parts)
+    assert all(max(sizes) - min(sizes) <= 1 for sizes in zip(*lengths, strict=True))
 
 
 def test_a_pair_is_cropped_and_augmented_anew_in_every_epoch(tmp_path):
