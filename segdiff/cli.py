@@ -441,7 +441,7 @@ def _evaluate(
     from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
-    from segdiff.models.loading import resolve_model
+    from segdiff.model_files import resolve_model
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 

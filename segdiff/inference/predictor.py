@@ -1,10 +1,12 @@
 """A trained model at work: images of any size in, mask and probability out."""
 
+import math
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,23 @@ from data_pipelines.decoding import Grid, dataset_info, grid_difference, read_da
 from data_pipelines.layouts import DataError, Pair, match_pairs
 from data_pipelines.shards import gdal_name
 from segdiff.inference.rasters import is_raster, valid_rows
-from segdiff.inference.runtimes import tensorflow_runtime
-from segdiff.inference.tiling import blend_rows, plan_tiles, read_tile
-from segdiff.models.change_detector import ChangeDetector, Settings
-from segdiff.models.loading import load_model, resolve_model
+from segdiff.inference.runtimes import (
+    Batch,
+    Network,
+    Precision,
+    RuntimeName,
+    dihedral,
+    mean_of,
+    open_network,
+)
+from segdiff.inference.tiling import TilePlan, blend_rows, plan_tiles, read_tile
+from segdiff.model_files import ModelError
 
 _BATCH_PIXELS = 8 * 256 * 256
 """Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
+
+_READ_AHEAD = 4
+"""Pairs that are read, at most, before their turn."""
 
 _DATASETS = (rasterio.io.DatasetReader, rasterio.io.DatasetWriter, rasterio.vrt.WarpedVRT)
 """What rasterio opens, be it a file, one in memory or a warped view."""
@@ -63,13 +75,26 @@ class LoadedPair:
 
 
 class Detector:
-    """A change detector ready to predict; see ``load``."""
+    """A change detector ready to predict; see ``load``.
 
-    def __init__(self, model: ChangeDetector, path: Path, precision: str = "auto"):
-        self.path = path
-        self.settings: Settings = model.settings
-        self.bands, self.bands_after = model.bands, model.bands_after
-        self._probabilities = tensorflow_runtime(model, precision)
+    Several networks predict together: the mean of their probabilities counts, and the classes, threshold and tiles of
+    the first. With ``test_time_augmentation`` each sees every tile in its eight turns and mirror images. Raises
+    ModelError on networks that do not take the same images or tell the same classes.
+    """
+
+    def __init__(self, *networks: Network, test_time_augmentation: bool = False):
+        first = networks[0]
+        for other in networks[1:]:
+            if (other.bands, other.settings.classes) != (first.bands, first.settings.classes):
+                raise ModelError(
+                    f"{other.path}: takes {_takes(other)}, {first.path} {_takes(first)}: they cannot predict together"
+                )
+        self.path = first.path
+        self.settings = replace(first.settings, stride=math.lcm(*(network.settings.stride for network in networks)))
+        self.bands, self.bands_after = first.bands
+        self.runtime = first.runtime
+        together = mean_of([network.run for network in networks])
+        self._run = dihedral(together) if test_time_augmentation else together
 
     def predict(
         self,
@@ -118,19 +143,27 @@ class Detector:
         name: str = "",
     ) -> Prediction:
         """``predict`` on images that have been read already."""
+        options = {"threshold": threshold, "tile": tile, "overlap": overlap}
+        ((_, prediction),) = self.predict_stream([pair], **options)
+        assert prediction is not None
+        return replace(prediction, name=name)
+
+    def predict_stream(
+        self,
+        pairs: Iterable[Any],
+        *,
+        threshold: float | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> Iterator[tuple[Any, Prediction | None]]:
+        """``predict`` on one LoadedPair after the other; whatever else is among them comes back in its turn, with None.
+
+        The tiles of several pairs are computed at once, so that some pairs are taken before the first result.
+        """
         self.check_options(threshold=threshold, tile=tile, overlap=overlap)
         threshold = self.settings.threshold if threshold is None else threshold
-        probability = np.concatenate([rows for _, rows in self._rows(pair, tile, overlap)])
-        if probability.shape[-1] == 1:
-            probability = probability[..., 0]
-            mask = (probability >= threshold).astype(np.uint8)
-        else:
-            kinds = (probability[..., 1:].argmax(axis=-1) + 1).astype(np.uint8)
-            mask = np.where(1.0 - probability[..., 0] >= threshold, kinds, np.uint8(0))
-        if pair.valid is not None:
-            mask[~pair.valid] = 0
-            probability[~pair.valid] = 0
-        return Prediction(mask, probability, name=name, grid=pair.grid, valid=pair.valid)
+        for pair, rows in self._stream(pairs, tile, overlap):
+            yield pair, None if rows is None else _decided(pair, np.concatenate([slab for _, slab in rows]), threshold)
 
     def check_options(self, *, threshold: float | None, tile: int | None, overlap: int | None) -> None:
         """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
@@ -140,40 +173,107 @@ class Detector:
         overlap = self.settings.overlap if overlap is None else overlap
         plan_tiles(1, 1, tile=tile, overlap=overlap, stride=self.settings.stride)
 
-    def _rows(self, pair: LoadedPair, tile: int | None, overlap: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    def _stream(
+        self, pairs: Iterable[Any], tile: int | None, overlap: int | None
+    ) -> Iterator[tuple[Any, Iterator[tuple[int, np.ndarray]] | None]]:
+        """Each pair with its rows of probabilities, which are to be taken before the next pair is asked for."""
+        begun: deque[tuple[Any, TilePlan | None]] = deque()
+
+        def tiles() -> Iterator[Batch]:
+            for pair in pairs:
+                plan = self._plan(pair, tile, overlap) if isinstance(pair, LoadedPair) else None
+                begun.append((pair, plan))
+                if plan is not None:
+                    size = (plan.tile_height, plan.tile_width)
+                    for _, _, y, x in plan.windows():
+                        yield read_tile(pair.before, y, x, *size), read_tile(pair.after, y, x, *size)
+
+        computed = (tile for probabilities in self._run(_batches(tiles())) for tile in probabilities)
+        ahead: deque[np.ndarray] = deque()
+
+        def following(count: int) -> Iterator[np.ndarray]:
+            while ahead and count:
+                yield ahead.popleft()
+                count -= 1
+            yield from islice(computed, count)
+
+        while True:
+            if not begun:
+                ahead.extend(islice(computed, 1))  # takes further pairs
+            if not begun:
+                return
+            pair, plan = begun.popleft()
+            if plan is None:
+                yield pair, None
+                continue
+            places = ((row, column) for row, column, *_ in plan.windows())
+            numbered = ((*place, tile) for place, tile in zip(places, following(plan.count), strict=True))
+            # what lies at a tile's edge has seen padding instead of the image: it does not count
+            yield pair, blend_rows(plan, numbered, margin=plan.overlap // 4)
+
+    def _plan(self, pair: LoadedPair, tile: int | None, overlap: int | None) -> TilePlan:
         height, width = pair.before.shape[:2]
-        plan = plan_tiles(
+        return plan_tiles(
             height,
             width,
             tile=self.settings.tile if tile is None else tile,
             overlap=self.settings.overlap if overlap is None else overlap,
             stride=self.settings.stride,
         )
-        size = (plan.tile_height, plan.tile_width)
-        batch = max(_BATCH_PIXELS // (size[0] * size[1]), 1)
-        windows = list(plan.windows())
-
-        def tiles() -> Iterator[tuple[int, int, np.ndarray]]:
-            for first in range(0, len(windows), batch):
-                chosen = windows[first : first + batch]
-                cut = [np.stack([read_tile(i, y, x, *size) for *_, y, x in chosen]) for i in (pair.before, pair.after)]
-                for (row, column, *_), prediction in zip(chosen, self._probabilities(*cut), strict=True):
-                    yield row, column, prediction
-
-        # what lies at a tile's edge has seen padding instead of the image: it does not count
-        return blend_rows(plan, tiles(), margin=plan.overlap // 4)
 
 
-def load(model: str | Path) -> Detector:
-    """The detector that MODEL stands for: a shipped name, a .keras file or a run folder.
+def _takes(network: Network) -> str:
+    before, after = network.bands
+    return f"{before} and {after} bands and tells {', '.join(network.settings.classes)}"
+
+
+def _batches(tiles: Iterable[Batch]) -> Iterator[Batch]:
+    """Tiles of one size that follow each other, together as far as they fill a batch."""
+    held: list[Batch] = []
+    for tile in tiles:
+        height, width = tile[0].shape[:2]
+        full = len(held) >= max(_BATCH_PIXELS // (height * width), 1)
+        if held and (full or held[0][0].shape != tile[0].shape):
+            yield np.stack([before for before, _ in held]), np.stack([after for _, after in held])
+            held = []
+        held.append(tile)
+    if held:
+        yield np.stack([before for before, _ in held]), np.stack([after for _, after in held])
+
+
+def _decided(pair: LoadedPair, probability: np.ndarray, threshold: float) -> Prediction:
+    """The mask of the probabilities H x W x K."""
+    if probability.shape[-1] == 1:
+        probability = probability[..., 0]
+        mask = (probability >= threshold).astype(np.uint8)
+    else:
+        kinds = (probability[..., 1:].argmax(axis=-1) + 1).astype(np.uint8)
+        mask = np.where(1.0 - probability[..., 0] >= threshold, kinds, np.uint8(0))
+    if pair.valid is not None:
+        mask[~pair.valid] = 0
+        probability[~pair.valid] = 0
+    return Prediction(mask, probability, grid=pair.grid, valid=pair.valid)
+
+
+def load(
+    model: str | Path,
+    *,
+    runtime: RuntimeName = "auto",
+    precision: Precision = "auto",
+    ensemble: Sequence[str | Path] = (),
+    test_time_augmentation: bool = False,
+) -> Detector:
+    """The detector that MODEL stands for: a shipped name, a .keras file, a run folder or an exported folder.
 
         detector = segdiff.load("runs/demo")
         result = detector.predict("before.png", "after.png")
         result.mask, result.probability
 
-    Raises ModelError where there is none, or none that can be trusted.
+    ``runtime`` and ``precision`` are those of ``open_network``. The models of ``ensemble`` predict with it. Raises
+    ModelError where there is none, or none that can be trusted.
     """
-    return Detector(load_model(model), resolve_model(model))
+    networks = [open_network(one, runtime, precision) for one in (model, *ensemble)]
+    return Detector(*networks, test_time_augmentation=test_time_augmentation)
 
 
 def predict_folder(
@@ -194,7 +294,7 @@ def predict_folder(
 
 @dataclass(frozen=True)
 class PredictedPair:
-    """A pair, its images, what the model said, and in how many seconds (with the wait for the images)."""
+    """A pair, its images, what the model said, and how many seconds after the pair before."""
 
     pair: Pair
     images: LoadedPair
@@ -210,11 +310,12 @@ class FailedPair:
     error: str
 
 
-def predict_pairs(detector: Detector, pairs: Sequence[Pair], **options: Any) -> Iterator[PredictedPair | FailedPair]:
-    """Predicts pair after pair while the next one is read; ``options`` are those of ``Detector.predict``.
+def predict_pairs(detector: Detector, pairs: Iterable[Pair], **options: Any) -> Iterator[PredictedPair | FailedPair]:
+    """Predicts pair after pair while the next ones are read; ``options`` are those of ``Detector.predict``.
 
-    A pair that cannot be read does not end the stream.
+    A pair that cannot be read does not end the stream. However many pairs there are, a few are held at a time.
     """
+    names: deque[Pair] = deque()
 
     def read(pair: Pair) -> LoadedPair | FailedPair:
         try:
@@ -224,17 +325,26 @@ def predict_pairs(detector: Detector, pairs: Sequence[Pair], **options: Any) -> 
         except OSError as error:
             return FailedPair(pair, f"{error.filename or pair.after}: cannot be read: {error.strerror or error}")
 
-    with ThreadPoolExecutor(1) as reader:
-        coming: Future | None = None
-        for pair, following in zip_longest(pairs, pairs[1:]):
-            began = time.perf_counter()
-            images = read(pair) if coming is None else coming.result()
-            coming = None if following is None else reader.submit(read, following)
-            if isinstance(images, FailedPair):
-                yield images
-                continue
-            prediction = detector.predict_loaded(images, name=pair.name, **options)
-            yield PredictedPair(pair, images, prediction, time.perf_counter() - began)
+    def images() -> Iterator[LoadedPair | FailedPair]:
+        with ThreadPoolExecutor(1) as reader:
+            coming = deque()
+            for pair in pairs:
+                names.append(pair)
+                coming.append(reader.submit(read, pair))
+                if len(coming) > _READ_AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+
+    began = time.perf_counter()
+    for source, prediction in detector.predict_stream(images(), **options):
+        pair = names.popleft()
+        if prediction is None:
+            yield source
+        else:
+            seconds = time.perf_counter() - began
+            yield PredictedPair(pair, source, replace(prediction, name=pair.name), seconds)
+        began = time.perf_counter()
 
 
 def _image(source: Any, label: str, bands: int) -> np.ndarray:

@@ -1,33 +1,247 @@
-"""What computes the probabilities of a batch of tiles."""
+"""What computes the probabilities of tiles: TensorFlow or OpenVINO, each a stream of batches in, probabilities out."""
 
-from collections.abc import Callable
+import importlib.util
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-import keras
 import numpy as np
 
-from segdiff.models.change_detector import ChangeDetector
-from segdiff.models.precision import choose_precision, with_precision
+from data_pipelines.cache import cache_folder
+from segdiff import __version__
+from segdiff.inference.manifest import digest, read_manifest
+from segdiff.model_files import MANIFEST, ModelError, Settings, resolve_model
+from segdiff.processor import bfloat16_flag
 
-Runtime = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(before, after), uint8 N x h x w x bands each -> float32 N x h x w x K probabilities.
+Batch = tuple[np.ndarray, np.ndarray]
+"""(before, after), uint8 N x h x w x bands each, h and w multiples of the network's stride."""
+
+Runtime = Callable[[Iterable[Batch]], Iterator[np.ndarray]]
+"""Batches -> float32 N x h x w x K probabilities of each, in the same order; some batches ahead are taken.
 
 K is 1, the probability of change, for binary models, else the number of classes.
 """
 
+RuntimeName = Literal["auto", "tensorflow", "openvino"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
-def tensorflow_runtime(model: ChangeDetector, precision: str = "auto") -> Runtime:
-    """The model as a TensorFlow graph, in the precision that suits the processor."""
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network ready to compute."""
+
+    run: Runtime
+    settings: Settings
+    bands: tuple[int, int]
+    """Of the image before and of the image after."""
+    path: Path
+    """The file it comes from."""
+    runtime: str
+    """Which one, in which precision, for a person."""
+
+
+def open_network(model: str | Path, runtime: RuntimeName = "auto", precision: Precision = "auto") -> Network:
+    """The network that MODEL stands for.
+
+    ``auto`` takes OpenVINO on processors, where it is installed, and TensorFlow on GPUs. For OpenVINO a .keras file is
+    converted once and kept in the cache folder under a name made of its content; TensorFlow is not imported where that
+    is there. The precision ``auto`` is bfloat16 on processors that multiply it, float32 on others and in TensorFlow
+    that which suits the network and the device. Raises ModelError on a model that is none, or that another runtime or
+    precision was exported for.
+    """
+    path = resolve_model(model)
+    if path.name == MANIFEST:
+        return _open_exported(path, runtime, precision)
+    chosen = _choose(runtime)
+    if chosen == "openvino":
+        return _open_converted(path, precision)
+    from segdiff.models.loading import load_model
+
+    return keras_network(load_model(path), path, precision)
+
+
+def keras_network(model: Any, path: Path, precision: Precision = "auto") -> Network:
+    """A ChangeDetector in memory by TensorFlow; ``path`` is the file that it is known by."""
+    run, said = tensorflow_runtime(model, precision)
+    return Network(run, model.settings, (model.bands, model.bands_after), path, said)
+
+
+def _choose(runtime: RuntimeName) -> str:
+    installed = importlib.util.find_spec("openvino") is not None
+    if runtime == "openvino" and not installed:
+        raise ModelError("--runtime openvino: the package openvino is not installed: pip install openvino")
+    if runtime != "auto":
+        return runtime
+    return "openvino" if installed and not _may_have_gpu() else "tensorflow"
+
+
+def _may_have_gpu() -> bool:
+    """Without importing TensorFlow, whose import takes seconds."""
+    if not Path("/proc/driver/nvidia/version").exists() and shutil.which("nvidia-smi") is None:
+        return False
     import tensorflow as tf
 
-    policy, _ = choose_precision(precision, model)
-    fast = with_precision(model, policy)
+    return bool(tf.config.list_physical_devices("GPU"))
 
-    @tf.function(reduce_retracing=True)
-    def probabilities(before, after):
-        logits = fast([before, after], training=False)
-        if logits.shape[-1] == 1:
-            return keras.ops.sigmoid(logits)
-        softmax = keras.ops.softmax(logits)
-        return softmax[..., 1:] if logits.shape[-1] == 2 else softmax
 
-    return lambda before, after: probabilities(tf.constant(before), tf.constant(after)).numpy()
+def _open_exported(path: Path, runtime: RuntimeName, precision: Precision) -> Network:
+    manifest = read_manifest(path)
+    if runtime not in ("auto", manifest.format):
+        raise ModelError(f"{path.parent}: is exported for {manifest.format}, --runtime is {runtime}; leave it out")
+    run, said = openvino_runtime(path.parent / manifest.file, precision)
+    return Network(run, manifest.settings, manifest.bands, path, said)
+
+
+def _open_converted(path: Path, precision: Precision) -> Network:
+    """Converts a .keras file, or takes it from the cache."""
+    import openvino
+
+    sha256 = digest(path)
+    kept = cache_folder() / "openvino" / f"{sha256[:32]}-{__version__}-{openvino.__version__.split('-')[0]}"
+    with tempfile.TemporaryDirectory() as elsewhere:
+        folder = kept
+        if not (kept / MANIFEST).exists():
+            from segdiff.inference.exporting import export_openvino
+            from segdiff.models.loading import load_model
+
+            loaded = load_model(path)
+            with suppress(OSError):  # no room, or no right to write: converted again the next time
+                export_openvino(loaded, kept, sha256)
+            if not (kept / MANIFEST).exists():
+                folder = Path(elsewhere) / "openvino"
+                export_openvino(loaded, folder, sha256)
+        manifest = read_manifest(folder / MANIFEST)
+        run, said = openvino_runtime(folder / manifest.file, precision)
+    return Network(run, manifest.settings, manifest.bands, path, said)
+
+
+def openvino_runtime(file: Path, precision: Precision = "auto") -> tuple[Runtime, str]:
+    """The network in the file by OpenVINO on the processor, and which precision that is.
+
+    As many batches are computed side by side as OpenVINO finds best, about one a core: one at a time leaves cores idle.
+    """
+    import openvino
+
+    kind = precision if precision != "auto" else "bfloat16" if bfloat16_flag() else "float32"
+    hints = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[kind],
+    }
+    compiled = openvino.Core().compile_model(file, "CPU", hints)
+    count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    # one more than run at once: it waits, and begins while the result of another is being taken away
+    requests = [compiled.create_infer_request() for _ in range(count + 1)]
+
+    def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        free, running = deque(requests), deque[Any]()
+
+        def result() -> np.ndarray:
+            request = running.popleft()
+            request.wait()
+            free.append(request)
+            return request.get_output_tensor(0).data.copy()
+
+        try:
+            for before, after in batches:
+                done = None if free else result()
+                request = free.popleft()
+                request.start_async({"before": before, "after": after}, share_inputs=True)
+                running.append(request)
+                if done is not None:
+                    yield done
+            while running:
+                yield result()
+        finally:
+            for request in running:  # of a consumer that went away
+                request.wait()
+
+    return run, f"OpenVINO in {kind}, {count} at once"
+
+
+def tensorflow_runtime(model: Any, precision: Precision = "auto") -> tuple[Runtime, str]:
+    """The change detector as a TensorFlow graph, and in which precision; batches in turn over all GPUs."""
+    import tensorflow as tf
+
+    from segdiff.models.heads import to_probabilities
+    from segdiff.models.precision import choose_precision, with_precision
+
+    policy, _ = choose_precision({"bfloat16": "mixed_bfloat16"}.get(precision, precision), model)
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+
+    def on(device: str) -> Callable[[np.ndarray, np.ndarray], Any]:
+        with tf.device(device):
+            copy = with_precision(model, policy)
+
+        @tf.function(reduce_retracing=True)
+        def probabilities(before, after):
+            with tf.device(device):
+                return to_probabilities(copy([before, after], training=False))
+
+        return lambda before, after: probabilities(tf.constant(before), tf.constant(after))
+
+    functions = [on(device.name) for device in devices]
+
+    def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        running = deque[Any]()  # GPUs compute on while results are awaited
+        for number, (before, after) in enumerate(batches):
+            running.append(functions[number % len(functions)](before, after))
+            if len(running) > len(functions):
+                yield running.popleft().numpy()
+        while running:
+            yield running.popleft().numpy()
+
+    kind = {"mixed_bfloat16": "bfloat16", "mixed_float16": "float16"}.get(policy, policy)
+    return run, f"TensorFlow in {kind}" + (f" on {len(devices)} devices" if len(devices) > 1 else "")
+
+
+def mean_of(runtimes: list[Runtime]) -> Runtime:
+    """The mean of the probabilities of several networks that take the same images and tell the same classes."""
+    if len(runtimes) == 1:
+        return runtimes[0]
+
+    def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        waiting: list[deque[Batch]] = [deque() for _ in runtimes]
+        source = iter(batches)
+
+        def own(queue: deque[Batch]) -> Iterator[Batch]:
+            while True:
+                if not queue:
+                    following = next(source, None)
+                    if following is None:
+                        return
+                    for other in waiting:
+                        other.append(following)
+                yield queue.popleft()
+
+        streams = [runtime(own(queue)) for runtime, queue in zip(runtimes, waiting, strict=True)]
+        for members in zip(*streams, strict=True):
+            yield np.mean(members, axis=0, dtype=np.float32)
+
+    return run
+
+
+def dihedral(runtime: Runtime) -> Runtime:
+    """The mean over the eight turns and mirror images of every tile (the dihedral group D4)."""
+
+    def turned(tiles: np.ndarray, turn: int) -> np.ndarray:
+        tiles = np.rot90(tiles, turn % 4, axes=(1, 2))
+        return np.ascontiguousarray(tiles[:, :, ::-1] if turn >= 4 else tiles)
+
+    def back(tiles: np.ndarray, turn: int) -> np.ndarray:
+        return np.rot90(tiles[:, :, ::-1] if turn >= 4 else tiles, -(turn % 4), axes=(1, 2))
+
+    def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+        eight = ((turned(before, turn), turned(after, turn)) for before, after in batches for turn in range(8))
+        total: Any = 0
+        for number, probabilities in enumerate(runtime(eight)):
+            total = total + back(probabilities, number % 8)
+            if number % 8 == 7:
+                yield (total / 8).astype(np.float32)
+                total = 0
+
+    return run

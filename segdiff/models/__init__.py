@@ -1,8 +1,9 @@
 """Networks: two encoders, aligned, subtracted, decoded. Knows neither data nor training."""
 
+from segdiff.model_files import Settings
 from segdiff.models.alignment import AlignFeatures
 from segdiff.models.architectures import build_change_detector
-from segdiff.models.change_detector import ChangeDetector, Settings
+from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.difference import Difference
 from segdiff.models.encoders import Encoder, build_encoder
 from segdiff.models.fc_siam import load_torch_state

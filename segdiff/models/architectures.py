@@ -6,8 +6,9 @@ from typing import get_args
 import keras
 
 from segdiff.config import OURS, Architecture, DecoderConfig, EncoderConfig, ModelConfig
+from segdiff.model_files import Settings
 from segdiff.models.alignment import AlignFeatures
-from segdiff.models.change_detector import ChangeDetector, Settings, class_names
+from segdiff.models.change_detector import ChangeDetector, class_names
 from segdiff.models.decoders import fpn_decoder, mlp_decoder, unet_decoder
 from segdiff.models.difference import Difference
 from segdiff.models.encoders import build_encoder, encoder_strides, require_possible

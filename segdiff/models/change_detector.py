@@ -1,24 +1,11 @@
 """The change detector as a Keras model, with all that prediction needs inside the model file."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import keras
 
+from segdiff.model_files import Settings
 from segdiff.models.replicas import never_empty
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What prediction needs besides the weights; it travels inside the model file."""
-
-    classes: tuple[str, ...] = ("background", "change")
-    """Names, 0 first. Two classes are binary whether the model has one logit or two."""
-    threshold: float = 0.5
-    """A pixel is change where its probability of change reaches this."""
-    tile: int = 512
-    overlap: int = 64
-    stride: int = 1
-    """Total stride of the network: tiles begin at its multiples."""
 
 
 @keras.saving.register_keras_serializable(package="segdiff")
@@ -62,7 +49,7 @@ class ChangeDetector(keras.Model):
         config = dict(config)
         settings = config.pop("settings")
         model = super().from_config(config, custom_objects=custom_objects)
-        model.settings = Settings(**{**settings, "classes": tuple(settings["classes"])})
+        model.settings = Settings.from_json(settings)
         return model
 
 

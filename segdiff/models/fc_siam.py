@@ -11,8 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from segdiff.model_files import Settings
 from segdiff.models.alignment import AlignFeatures
-from segdiff.models.change_detector import ChangeDetector, Settings, class_names
+from segdiff.models.change_detector import ChangeDetector, class_names
 from segdiff.models.difference import Difference
 from segdiff.models.normalization import FusedBatchNormalization
 from segdiff.models.padding import CropToImage

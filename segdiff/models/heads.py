@@ -23,6 +23,14 @@ def change_head(x: keras.KerasTensor, classes: int, stride: int = 1, *, name: st
     return BilinearUpsampling(stride, dtype="float32", name=name)(x)
 
 
+def to_probabilities(logits: Any) -> Any:
+    """float32 N x H x W x K from logits N x H x W x C: K is 1, of change, where C is 1 or 2, else one a class."""
+    if logits.shape[-1] == 1:
+        return keras.ops.sigmoid(logits)
+    softmax = keras.ops.softmax(logits)
+    return softmax[..., 1:] if logits.shape[-1] == 2 else softmax
+
+
 class DeepSupervision(keras.Model):
     """Trains a detector with further heads on the coarser levels of its decoder (Lee et al. 2015).
 

@@ -1,9 +1,10 @@
 """Compute precision of a model: chosen by the processor, changed without touching the weights."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
+
+from segdiff import processor
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -23,13 +24,12 @@ def choose_precision(asked: str = "auto", model: keras.Model | None = None) -> t
 
     if tf.config.list_physical_devices("GPU"):
         return "mixed_float16", "a GPU does the work"
-    flags = _cpu_flags()
-    for flag in ("amx_bf16", "avx512_bf16"):
-        if flag in flags and model is not None and _has_depthwise_convolutions(model):
-            return "float32", "the encoder's depthwise convolutions have no fast kernel in bfloat16"
-        if flag in flags:
-            return "mixed_bfloat16", f"this processor has {flag}"
-    return "float32", "this processor has no bfloat16"
+    flag = processor.bfloat16_flag()
+    if flag is None:
+        return "float32", "this processor has no bfloat16"
+    if model is not None and _has_depthwise_convolutions(model):
+        return "float32", "the encoder's depthwise convolutions have no fast kernel in bfloat16"
+    return "mixed_bfloat16", f"this processor has {flag}"
 
 
 def choose_xla(asked: bool | Literal["auto"], policy: str) -> tuple[bool, str]:
@@ -52,14 +52,6 @@ def choose_xla(asked: bool | Literal["auto"], policy: str) -> tuple[bool, str]:
 
 def _has_depthwise_convolutions(model: keras.Model) -> bool:
     return any(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in model._flatten_layers())
-
-
-def _cpu_flags() -> set[str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():  # not Linux: no portable way to ask
-        return set()
-    lines = (line for line in cpuinfo.read_text().splitlines() if line.startswith("flags"))
-    return set(next(lines, "").split())
 
 
 def with_precision(model: keras.Model, policy: str) -> keras.Model:

@@ -18,6 +18,7 @@ from data_pipelines.layouts import DataError, match_pairs
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.folder import COLUMNS, FolderError, Job, PredictionFolder
 from segdiff.inference.predictor import Detector, FailedPair, predict_pairs
+from segdiff.inference.runtimes import keras_network
 from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
 from segdiff.visualization.overlays import overlay, write_image
@@ -33,10 +34,10 @@ def models(tmp_path_factory) -> dict[int, Detector]:
         model = build_change_detector(config, bands=3, classes=classes)
         path = tmp_path_factory.mktemp("models") / f"{classes}.keras"
         # a threshold that parts the pixels in halves: masks of many regions
-        answer = Detector(model, path, precision="float32").predict(blobs(10), blobs(20)).change_probability
+        answer = Detector(keras_network(model, path, "float32")).predict(blobs(10), blobs(20)).change_probability
         model.settings = replace(model.settings, tile=64, overlap=16, threshold=float(np.median(answer)))
         save_detector(model, path)
-        detectors[classes] = Detector(model, path, precision="float32")
+        detectors[classes] = Detector(keras_network(model, path, "float32"))
     return detectors
 
 

@@ -16,8 +16,9 @@ import segdiff
 from data_pipelines.layouts import DataError, match_pairs
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.predictor import Detector, FailedPair, PredictedPair, predict_pairs
+from segdiff.inference.runtimes import keras_network
+from segdiff.model_files import ModelError
 from segdiff.models.architectures import build_change_detector
-from segdiff.models.loading import ModelError
 
 GRID = {"crs": "EPSG:32633", "transform": from_origin(500000, 5000000, 0.5, 0.5)}
 
@@ -29,7 +30,7 @@ def make_detector(classes: int = 1, **settings) -> Detector:
     model = build_change_detector(config, bands=3, classes=classes)
     model.get_layer("logits_conv").set_weights([4 * weight for weight in model.get_layer("logits_conv").get_weights()])
     model.settings = replace(model.settings, **{"tile": 96, "overlap": 48, **settings})
-    return Detector(model, Path("random.keras"), precision="float32")
+    return Detector(keras_network(model, Path("random.keras"), "float32"))
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +286,7 @@ def test_what_is_no_model_is_refused_by_name(tmp_path):
         assert "\n" not in str(caught.value)
 
     refused(tmp_path / "none.keras", "no such file")
-    refused("no_such_name", "no such file, run folder or shipped model")
+    refused("no_such_name", "no such file, run folder, exported folder or shipped model")
     refused(tmp_path, "no model.keras")
     (tmp_path / "broken.keras").write_bytes(b"no zip")
     refused(tmp_path / "broken.keras", "not a .keras model file")

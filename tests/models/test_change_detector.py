@@ -4,8 +4,9 @@ import pytest
 import tensorflow as tf
 
 from segdiff.config import DecoderConfig, EncoderConfig, ModelConfig
+from segdiff.model_files import Settings
 from segdiff.models.architectures import build_change_detector
-from segdiff.models.change_detector import ChangeDetector, Settings
+from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.difference import MODES
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from segdiff.config import EncoderConfig, ModelConfig
+from segdiff.model_files import ModelError, Settings, resolve_model
 from segdiff.models.architectures import build_change_detector
-from segdiff.models.change_detector import ChangeDetector, Settings
-from segdiff.models.loading import ModelError, load_model, resolve_model
+from segdiff.models.change_detector import ChangeDetector
+from segdiff.models.loading import load_model
 from segdiff.resources import shipped
 
 
@@ -65,7 +66,7 @@ def test_shipped_models_are_found_by_name():
 
 
 def test_what_is_nowhere_is_refused_with_what_there_is(tmp_path):
-    with pytest.raises(ModelError, match=r"deepcb: there is no such file, run folder or shipped model \(.*shipped"):
+    with pytest.raises(ModelError, match=r"deepcb: there is no such file, run folder.* or shipped model \(.*shipped"):
         resolve_model("deepcb")
     with pytest.raises(ModelError, match=r"holds no model\.keras, so it is no run folder"):
         resolve_model(tmp_path)

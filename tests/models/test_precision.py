@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from segdiff import processor
 from segdiff.config import EncoderConfig, ModelConfig
-from segdiff.models import precision
+from segdiff.model_files import Settings
 from segdiff.models.architectures import build_change_detector
-from segdiff.models.change_detector import ChangeDetector, Settings
+from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.encoders import build_encoder
 from segdiff.models.precision import FIXED, POLICIES, choose_precision, choose_xla, with_precision
 
@@ -83,7 +84,7 @@ def test_auto_goes_by_the_processor(monkeypatch, flags, expected):
     if tf.config.list_physical_devices("GPU"):
         assert choose_precision() == ("mixed_float16", "a GPU does the work")
         return
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: flags)  # one machine has one processor
+    monkeypatch.setattr(processor, "cpu_flags", lambda: flags)  # one machine has one processor
     assert choose_precision() == expected
 
 
@@ -93,7 +94,7 @@ def test_auto_goes_by_the_processor(monkeypatch, flags, expected):
 def test_auto_leaves_depthwise_convolutions_in_float32(monkeypatch, name, policy):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("of machines without a GPU")
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(processor, "cpu_flags", lambda: {"avx512_bf16"})
     model = build_encoder(EncoderConfig(name=name, levels=2), bands=3).model
     assert choose_precision("auto", model)[0] == policy
     assert choose_precision("mixed_bfloat16", model) == ("mixed_bfloat16", "as asked")
@@ -109,6 +110,6 @@ def test_xla_is_chosen_by_the_device_and_the_precision():
 
 
 def test_the_flags_of_this_processor_are_read_where_the_system_tells_them():
-    flags = precision._cpu_flags()
+    flags = processor.cpu_flags()
     assert all(flag and not flag.isspace() for flag in flags)
     assert choose_precision()[0] in POLICIES

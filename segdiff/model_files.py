@@ -1,0 +1,90 @@
+"""Models as they lie on disk: what MODEL stands for and what a file tells prediction, without importing Keras."""
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segdiff.resources import shipped
+
+MANIFEST = "manifest.json"
+"""The file that makes a folder an exported model."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be found or used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What prediction needs besides the weights; it travels inside the model file."""
+
+    classes: tuple[str, ...] = ("background", "change")
+    """Names, 0 first. Two classes are binary whether the model has one logit or two."""
+    threshold: float = 0.5
+    """A pixel is change where its probability of change reaches this."""
+    tile: int = 512
+    overlap: int = 64
+    stride: int = 1
+    """Total stride of the network: tiles begin at its multiples."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Settings":
+        """The settings of ``dataclasses.asdict`` and JSON."""
+        return cls(**{**values, "classes": tuple(values["classes"])})
+
+
+def resolve_model(model: str | Path) -> Path:
+    """The file that MODEL stands for: a .keras file itself or that of a run folder, the manifest of an exported model,
+    or a shipped checkpoint.
+
+    Raises ModelError, naming what was looked for and the shipped names.
+    """
+    path = Path(model)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        for name in ("model.keras", MANIFEST):
+            if (path / name).is_file():
+                return path / name
+        raise ModelError(
+            f"{path}: holds no model.keras, so it is no run folder (or its training has saved none yet), and no "
+            f"{MANIFEST}, so it is no exported model"
+        )
+    released = shipped("checkpoints") / f"{model}.keras"
+    if path.name == str(model) and released.is_file():
+        return released
+    names = sorted(file.stem for file in shipped("checkpoints").glob("*.keras"))
+    offer = f"shipped are {', '.join(names)}" if names else "none is shipped"
+    raise ModelError(f"{model}: there is no such file, run folder, exported folder or shipped model ({offer})")
+
+
+def read_model_config(path: Path) -> dict[str, Any]:
+    """The configuration inside a .keras file of a change detector, all code that it names being Keras' or ours.
+
+    Raises ModelError on a file that is no segdiff model, is broken, or names other code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, KeyError, ValueError, OSError) as error:
+        raise ModelError(f"{path}: is not a .keras model file, or it is broken ({error})") from error
+    if not isinstance(config, dict) or config.get("registered_name") != "segdiff>ChangeDetector":
+        raise ModelError(f"{path}: is a Keras model, but no segdiff change detector")
+    for module in _modules(config):
+        if module.split(".")[0] not in {"keras", "segdiff"}:
+            raise ModelError(f"{path}: names code of {module!r}; only Keras and segdiff layers are loaded")
+    return config
+
+
+def _modules(config: Any) -> set[str]:
+    """Every module that the configuration would import a class or function from."""
+    if isinstance(config, dict):
+        below = {module for value in config.values() for module in _modules(value)}
+        named = config.get("module") if "class_name" in config else None
+        return below | {named} if isinstance(named, str) else below
+    if isinstance(config, list):
+        return {module for value in config for module in _modules(value)}
+    return set()
