@@ -84,7 +84,7 @@ def read_info(path: Path) -> ImageInfo:
     """Read the header of an image or mask, not its pixels. DecodeError where it is not a supported image."""
     path = Path(path)
     if _is_tiff(path):
-        with _open_tiff(path) as source:
+        with open_tiff(path) as source:
             return _tiff_info(path, source)
     with _open_pillow(path) as image:
         return _pillow_info(path, image)
@@ -115,6 +115,22 @@ def read_dataset(source: Any, bands: int | None = None) -> np.ndarray:
     if bands is None or bands == image.shape[2]:
         return image
     return _with_bands(path, image, bands, alpha=info.alpha)
+
+
+def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
+    """The rows y0 to y1 (excluded) of a dataset that rasterio has open: (y1 - y0) x W x bands, as `read_dataset` does.
+
+    For rasters larger than memory. Alpha is dropped whatever it holds: it says which pixels are valid, and so does
+    the dataset's own mask.
+    """
+    path, info = Path(source.name), dataset_info(source)
+    _require_uint8(path, info.dtype)
+    rows = _tiff_window(path, source, Window(0, y0, source.width, y1 - y0))
+    colours = _tiff_palette(source)
+    rows = rows if colours is None else colours[rows[..., 0]]
+    if info.alpha and rows.shape[2] != bands:
+        rows = rows[..., :-1]
+    return rows if rows.shape[2] == bands else _with_bands(path, rows, bands, alpha=False)
 
 
 def dataset_info(source: Any) -> ImageInfo:
@@ -195,7 +211,7 @@ def image_strips(path: Path) -> Iterator[np.ndarray]:
             pixels = np.array(picture.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[info.bands]))
             yield pixels.reshape(*pixels.shape[:2], info.bands)
         return
-    with _open_tiff(path) as source:
+    with open_tiff(path) as source:
         _require_uint8(path, _tiff_info(path, source).dtype)
         colours = _tiff_palette(source)
         for strip in _tiff_strips(path, source):
@@ -213,7 +229,7 @@ def mask_strips(path: Path) -> Iterator[np.ndarray]:
             values = _pillow_stored(path, picture)
             yield _one_channel(path, values, alpha=picture.mode in ("LA", "RGBA"))
         return
-    with _open_tiff(path) as source:
+    with open_tiff(path) as source:
         alpha = _tiff_info(path, source).alpha and source.count > 1
         for strip in _tiff_strips(path, source):
             yield _one_channel(path, strip, alpha)
@@ -323,7 +339,8 @@ def _is_tiff(path: Path) -> bool:
     return path.suffix.lower() in _TIFF_SUFFIXES
 
 
-def _open_tiff(path: Path) -> Any:
+def open_tiff(path: Path) -> Any:
+    """Open a TIFF with rasterio. DecodeError where it is none, is damaged, or has several pages."""
     try:
         name = gdal_name(path)
     except FileNotFoundError:
@@ -381,11 +398,16 @@ def _tiff_strips(path: Path, source: Any) -> Iterator[np.ndarray]:
     row_bytes = source.width * sum(np.dtype(dtype).itemsize for dtype in source.dtypes)
     rows = max(1, _STRIP_BYTES // (row_bytes * block)) * block
     for top in range(0, source.height, rows):
-        try:
-            strip = source.read(window=Window(0, top, source.width, min(rows, source.height - top)))
-        except RasterioError as error:
-            raise DecodeError(path, f"unreadable or cut short: {_cause(error, source.name)}; restore it") from error
-        yield np.ascontiguousarray(np.moveaxis(strip, 0, 2))
+        yield _tiff_window(path, source, Window(0, top, source.width, min(rows, source.height - top)))
+
+
+def _tiff_window(path: Path, source: Any, window: Window) -> np.ndarray:
+    """rows x columns x C as stored."""
+    try:
+        stored = source.read(window=window)
+    except RasterioError as error:
+        raise DecodeError(path, f"unreadable or cut short: {_cause(error, source.name)}; restore it") from error
+    return np.ascontiguousarray(np.moveaxis(stored, 0, 2))
 
 
 def _to_map(grid: Grid, column: float, row: float) -> tuple[float, float]:

@@ -525,6 +525,20 @@ def predict(
     threshold: Threshold = None,
     tile: Tile = None,
     overlap: Overlap = None,
+    ensemble: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
+    ] = None,
+    tta: Annotated[
+        Literal["d4"] | None, typer.Option(help="d4: the mean over the eight turns and mirror images; 8 x the time.")
+    ] = None,
+    runtime: Annotated[
+        Literal["auto", "tensorflow", "openvino"],
+        typer.Option(help="auto: OpenVINO on processors, TensorFlow on GPUs."),
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="auto: bfloat16 where the processor multiplies it."),
+    ] = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.tif.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -537,15 +551,20 @@ def predict(
     data = _match(before, after)
     if empty := [str(fault) for fault in data.faults if fault.path.is_dir()]:
         raise DataError("; ".join(empty))
-    _import_tensorflow(debug)
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
+    from segdiff.inference.manifest import digest
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
+    from segdiff.model_files import resolve_model
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
     screen = _Screen(as_json, quiet)
-    detector = load(model)
+    with _silence(debug):
+        detector = load(
+            model, runtime=runtime, precision=precision, ensemble=ensemble or (), test_time_augmentation=tta is not None
+        )
+    screen.say(detector.runtime)
     options = {"threshold": threshold, "tile": tile, "overlap": overlap}
     try:
         detector.check_options(**options)  # type: ignore[arg-type]
@@ -553,7 +572,13 @@ def predict(
         raise ConfigError(str(error)) from error
     job = Job(
         detector.path,
-        {**options, "probabilities": probabilities},
+        {
+            **options,
+            "probabilities": probabilities,
+            "ensemble": [digest(resolve_model(member)) for member in ensemble or ()],
+            "tta": tta,
+            "runtime": detector.runtime,
+        },
         {"before": str(before.resolve()), "after": str(after.resolve())},
     )
     folder = PredictionFolder(
@@ -731,11 +756,21 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _import_tensorflow(debug: bool) -> None:
-    """Imports TensorFlow and finds its devices, without what its libraries print of themselves while they load.
+    """Imports TensorFlow and finds its devices, without what its libraries print of themselves while they load."""
+    with _silence(debug):
+        import tensorflow as tf
 
-    TF_CPP_MIN_LOG_LEVEL does not reach those lines: they are written before the library's log is set up.
+        tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _silence(debug: bool) -> Iterator[None]:
+    """Within it nothing reaches standard error: TensorFlow may be imported.
+
+    TF_CPP_MIN_LOG_LEVEL does not reach what its libraries print: that is written before the library's log is set up.
     """
     if debug:
+        yield
         return
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
@@ -743,9 +778,7 @@ def _import_tensorflow(debug: bool) -> None:
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 2)
         try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
+            yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)

@@ -4,7 +4,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ import rasterio.vrt
 from data_pipelines.decoding import Grid, dataset_info, grid_difference, read_dataset, read_image, read_info
 from data_pipelines.layouts import DataError, Pair, match_pairs
 from data_pipelines.shards import gdal_name
+from segdiff.inference.raster_pairs import RasterPair, open_raster_pair
 from segdiff.inference.rasters import is_raster, valid_rows
 from segdiff.inference.runtimes import (
     Batch,
@@ -72,6 +74,40 @@ class LoadedPair:
     after: np.ndarray
     grid: Grid | None = None
     valid: np.ndarray | None = None
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.before.shape[0]
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.before.shape[1]
+
+    def valid_rows(self, y0: int, y1: int) -> np.ndarray | None:
+        """Which pixels of rows y0 to y1 (excluded) hold data; None: all."""
+        return None if self.valid is None else self.valid[y0:y1]
+
+    def tiles(self, plan: TilePlan) -> Iterator[Batch]:
+        """Before and after of every tile in row-major order."""
+        size = (plan.tile_height, plan.tile_width)
+        for _, _, y, x in plan.windows():
+            yield read_tile(self.before, y, x, *size), read_tile(self.after, y, x, *size)
+
+
+Rows = Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]
+"""(y, mask, probability, valid) of the rows from y on, top to bottom: uint8 n x W, float32 n x W or n x W x K, and bool
+n x W, None where everything is valid; as in Prediction."""
+
+
+class _Begun:
+    """A pair whose tiles are being computed: how many were asked for and taken, and what went wrong in reading them."""
+
+    def __init__(self, pair: Any, plan: TilePlan | None):
+        self.pair, self.plan = pair, plan
+        self.asked = self.taken = 0
+        self.error: Exception | None = None
 
 
 class Detector:
@@ -143,10 +179,9 @@ class Detector:
         name: str = "",
     ) -> Prediction:
         """``predict`` on images that have been read already."""
-        options = {"threshold": threshold, "tile": tile, "overlap": overlap}
-        ((_, prediction),) = self.predict_stream([pair], **options)
-        assert prediction is not None
-        return replace(prediction, name=name)
+        stream = self.predict_stream([pair], threshold=threshold, tile=tile, overlap=overlap)
+        ((_, prediction),) = ((one, _whole(one, rows, name)) for one, rows in stream)
+        return prediction
 
     def predict_stream(
         self,
@@ -155,15 +190,62 @@ class Detector:
         threshold: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
-    ) -> Iterator[tuple[Any, Prediction | None]]:
-        """``predict`` on one LoadedPair after the other; whatever else is among them comes back in its turn, with None.
+    ) -> Iterator[tuple[Any, Rows | None]]:
+        """``predict`` on one LoadedPair or RasterPair after the other: each with its rows.
 
-        The tiles of several pairs are computed at once, so that some pairs are taken before the first result.
+        The rows are to be taken before the next pair is asked for, and raise DataError where a raster cannot be read.
+        Whatever else is among the pairs comes back in its turn, with None. The tiles of several pairs are computed at
+        once, so that some pairs are taken before the first result.
         """
         self.check_options(threshold=threshold, tile=tile, overlap=overlap)
         threshold = self.settings.threshold if threshold is None else threshold
-        for pair, rows in self._stream(pairs, tile, overlap):
-            yield pair, None if rows is None else _decided(pair, np.concatenate([slab for _, slab in rows]), threshold)
+        begun: deque[_Begun] = deque()
+
+        def tiles() -> Iterator[Batch]:
+            for pair in pairs:
+                readable = isinstance(pair, LoadedPair | RasterPair)
+                now = _Begun(pair, self._plan(pair, tile, overlap) if readable else None)
+                begun.append(now)
+                if now.plan is None:
+                    continue
+                try:
+                    for one in pair.tiles(now.plan):
+                        now.asked += 1
+                        yield one
+                except (DataError, OSError) as error:
+                    now.error = error
+
+        computed = (tile for probabilities in self._run(_batches(tiles())) for tile in probabilities)
+        ahead: deque[np.ndarray] = deque()
+
+        def own(now: _Begun, plan: TilePlan) -> Iterator[tuple[int, int, np.ndarray]]:
+            for row, column, *_ in plan.windows():
+                following = ahead.popleft() if ahead else next(computed, None)
+                if now.error is not None and now.taken >= now.asked:
+                    if following is not None:
+                        ahead.appendleft(following)  # it is the next pair's
+                    now.taken = plan.count
+                    raise now.error
+                assert following is not None, "as many tiles are computed as are asked for"
+                now.taken += 1
+                yield row, column, following
+
+        while True:
+            if not begun:
+                ahead.extend(islice(computed, 1))  # takes further pairs
+            if not begun:
+                return
+            now = begun.popleft()
+            if now.plan is None:
+                yield now.pair, None
+                continue
+            mine = own(now, now.plan)
+            # what lies at a tile's edge has seen padding instead of the image: it does not count
+            blended = blend_rows(now.plan, mine, margin=now.plan.overlap // 4)
+            yield now.pair, _decided(now.pair, blended, threshold)
+            if now.taken < now.plan.count:  # the consumer has left some
+                with suppress(DataError, OSError):
+                    deque(mine, maxlen=0)
 
     def check_options(self, *, threshold: float | None, tile: int | None, overlap: int | None) -> None:
         """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
@@ -173,49 +255,10 @@ class Detector:
         overlap = self.settings.overlap if overlap is None else overlap
         plan_tiles(1, 1, tile=tile, overlap=overlap, stride=self.settings.stride)
 
-    def _stream(
-        self, pairs: Iterable[Any], tile: int | None, overlap: int | None
-    ) -> Iterator[tuple[Any, Iterator[tuple[int, np.ndarray]] | None]]:
-        """Each pair with its rows of probabilities, which are to be taken before the next pair is asked for."""
-        begun: deque[tuple[Any, TilePlan | None]] = deque()
-
-        def tiles() -> Iterator[Batch]:
-            for pair in pairs:
-                plan = self._plan(pair, tile, overlap) if isinstance(pair, LoadedPair) else None
-                begun.append((pair, plan))
-                if plan is not None:
-                    size = (plan.tile_height, plan.tile_width)
-                    for _, _, y, x in plan.windows():
-                        yield read_tile(pair.before, y, x, *size), read_tile(pair.after, y, x, *size)
-
-        computed = (tile for probabilities in self._run(_batches(tiles())) for tile in probabilities)
-        ahead: deque[np.ndarray] = deque()
-
-        def following(count: int) -> Iterator[np.ndarray]:
-            while ahead and count:
-                yield ahead.popleft()
-                count -= 1
-            yield from islice(computed, count)
-
-        while True:
-            if not begun:
-                ahead.extend(islice(computed, 1))  # takes further pairs
-            if not begun:
-                return
-            pair, plan = begun.popleft()
-            if plan is None:
-                yield pair, None
-                continue
-            places = ((row, column) for row, column, *_ in plan.windows())
-            numbered = ((*place, tile) for place, tile in zip(places, following(plan.count), strict=True))
-            # what lies at a tile's edge has seen padding instead of the image: it does not count
-            yield pair, blend_rows(plan, numbered, margin=plan.overlap // 4)
-
-    def _plan(self, pair: LoadedPair, tile: int | None, overlap: int | None) -> TilePlan:
-        height, width = pair.before.shape[:2]
+    def _plan(self, pair: LoadedPair | RasterPair, tile: int | None, overlap: int | None) -> TilePlan:
         return plan_tiles(
-            height,
-            width,
+            pair.height,
+            pair.width,
             tile=self.settings.tile if tile is None else tile,
             overlap=self.settings.overlap if overlap is None else overlap,
             stride=self.settings.stride,
@@ -241,18 +284,26 @@ def _batches(tiles: Iterable[Batch]) -> Iterator[Batch]:
         yield np.stack([before for before, _ in held]), np.stack([after for _, after in held])
 
 
-def _decided(pair: LoadedPair, probability: np.ndarray, threshold: float) -> Prediction:
-    """The mask of the probabilities H x W x K."""
-    if probability.shape[-1] == 1:
-        probability = probability[..., 0]
-        mask = (probability >= threshold).astype(np.uint8)
-    else:
-        kinds = (probability[..., 1:].argmax(axis=-1) + 1).astype(np.uint8)
-        mask = np.where(1.0 - probability[..., 0] >= threshold, kinds, np.uint8(0))
-    if pair.valid is not None:
-        mask[~pair.valid] = 0
-        probability[~pair.valid] = 0
-    return Prediction(mask, probability, grid=pair.grid, valid=pair.valid)
+def _decided(pair: LoadedPair | RasterPair, blended: Iterator[tuple[int, np.ndarray]], threshold: float) -> Rows:
+    """The mask of the probabilities, slab by slab."""
+    for y, probability in blended:
+        if probability.shape[-1] == 1:
+            probability = probability[..., 0]
+            mask = (probability >= threshold).astype(np.uint8)
+        else:
+            kinds = (probability[..., 1:].argmax(axis=-1) + 1).astype(np.uint8)
+            mask = np.where(1.0 - probability[..., 0] >= threshold, kinds, np.uint8(0))
+        valid = pair.valid_rows(y, y + len(mask))
+        if valid is not None:
+            mask[~valid] = 0
+            probability[~valid] = 0
+        yield y, mask, probability, valid
+
+
+def _whole(pair: LoadedPair, rows: Rows, name: str) -> Prediction:
+    """All rows together."""
+    masks, probabilities = zip(*((mask, probability) for _, mask, probability, _ in rows), strict=True)
+    return Prediction(np.concatenate(masks), np.concatenate(probabilities), name=name, grid=pair.grid, valid=pair.valid)
 
 
 def load(
@@ -303,6 +354,15 @@ class PredictedPair:
 
 
 @dataclass(frozen=True)
+class PredictedRaster:
+    """A pair of rasters and what the model says of them, row by row, to be taken before the next pair."""
+
+    pair: Pair
+    images: RasterPair
+    rows: Rows
+
+
+@dataclass(frozen=True)
 class FailedPair:
     """A pair that could not be read, and why, in one line."""
 
@@ -315,19 +375,36 @@ def predict_pairs(detector: Detector, pairs: Iterable[Pair], **options: Any) -> 
 
     A pair that cannot be read does not end the stream. However many pairs there are, a few are held at a time.
     """
+    for result in _predict(detector, pairs, False, options):
+        assert not isinstance(result, PredictedRaster)
+        yield result
+
+
+def stream_pairs(
+    detector: Detector, pairs: Iterable[Pair], **options: Any
+) -> Iterator[PredictedPair | PredictedRaster | FailedPair]:
+    """``predict_pairs``, but two GeoTIFFs are read and predicted row by row, whatever their size."""
+    return _predict(detector, pairs, True, options)
+
+
+def _predict(
+    detector: Detector, pairs: Iterable[Pair], stream_rasters: bool, options: dict[str, Any]
+) -> Iterator[PredictedPair | PredictedRaster | FailedPair]:
     names: deque[Pair] = deque()
 
-    def read(pair: Pair) -> LoadedPair | FailedPair:
+    def read(pair: Pair) -> LoadedPair | RasterPair | FailedPair:
         try:
+            if stream_rasters and is_raster(pair.before) and is_raster(pair.after):
+                return open_raster_pair(pair.before, pair.after, (detector.bands, detector.bands_after))
             return detector.read(pair.before, pair.after)
         except DataError as error:
             return FailedPair(pair, str(error))
         except OSError as error:
             return FailedPair(pair, f"{error.filename or pair.after}: cannot be read: {error.strerror or error}")
 
-    def images() -> Iterator[LoadedPair | FailedPair]:
+    def images() -> Iterator[LoadedPair | RasterPair | FailedPair]:
         with ThreadPoolExecutor(1) as reader:
-            coming = deque()
+            coming: deque[Future] = deque()
             for pair in pairs:
                 names.append(pair)
                 coming.append(reader.submit(read, pair))
@@ -337,13 +414,16 @@ def predict_pairs(detector: Detector, pairs: Iterable[Pair], **options: Any) -> 
                 yield coming.popleft().result()
 
     began = time.perf_counter()
-    for source, prediction in detector.predict_stream(images(), **options):
+    for source, rows in detector.predict_stream(images(), **options):
         pair = names.popleft()
-        if prediction is None:
+        if rows is None:
             yield source
+        elif isinstance(source, RasterPair):
+            with closing(source):
+                yield PredictedRaster(pair, source, rows)
         else:
-            seconds = time.perf_counter() - began
-            yield PredictedPair(pair, source, replace(prediction, name=pair.name), seconds)
+            prediction = _whole(source, rows, pair.name)
+            yield PredictedPair(pair, source, prediction, time.perf_counter() - began)
         began = time.perf_counter()
 
 

@@ -29,12 +29,16 @@ import json
 import os
 import re
 import subprocess
+import tempfile
+import time
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from segdiff.inference.exporting import export_openvino
+from segdiff.inference.runtimes import Precision, openvino_runtime
 from segdiff.models import ChangeDetector, Difference, build_encoder
 from segdiff.models.encoders import convolve
 from segdiff.models.heads import change_head
@@ -45,6 +49,7 @@ SHARED = Path(os.environ.get("SEGDIFF_SHARED", Path(__file__).resolve().parents[
 YARDSTICK = SHARED / "bench" / "torch_siamese_resnet18.py"
 CHANNELS = (64, 128, 128)
 POLICIES = ("float32", "mixed_bfloat16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def network() -> ChangeDetector:
@@ -75,6 +80,22 @@ def ours(policy: str) -> dict[str, float]:
     rates = {"train": training_rate(model, images, mask), "infer": inference_rate(model, images)}
     keras.backend.clear_session()
     return rates
+
+
+def openvino(precision: Precision, batches: int = 24) -> float:
+    """Inference by OpenVINO as prediction does it, pairs a second."""
+    generator = np.random.default_rng(0)
+    batch = tuple(generator.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8) for _ in range(2))
+    with tempfile.TemporaryDirectory() as folder:
+        export_openvino(network(), Path(folder) / "network", "")
+        run, _ = openvino_runtime(Path(folder) / "network" / "model.xml", precision)
+    for _ in run([batch] * 4):
+        pass
+    began = time.perf_counter()
+    for _ in run([batch] * batches):
+        pass
+    keras.backend.clear_session()
+    return batches * BATCH / (time.perf_counter() - began)
 
 
 def theirs(python: str) -> dict[str, dict[str, float]]:
@@ -108,6 +129,8 @@ def main() -> None:
     best: dict[tuple[str, str, str], float] = {}
     for number in range(1, arguments.rounds + 1):
         rounds = {"segdiff": {policy: ours(policy) for policy in POLICIES}}
+        for policy, precision in zip(POLICIES, PRECISIONS, strict=True):
+            rounds["segdiff"][policy]["openvino"] = openvino(precision)
         if beside:
             rounds["torch"] = theirs(arguments.torch)
         for library, by_policy in rounds.items():
@@ -116,7 +139,8 @@ def main() -> None:
                     f"round {number} {library:8} {policy:15}" + "".join(f" {k} {v:6.1f}" for k, v in rates.items()),
                     flush=True,
                 )
-                for what, rate in rates.items():
+                for kind, rate in rates.items():
+                    what = "infer" if kind == "openvino" else kind
                     best[library, policy, what] = max(best.get((library, policy, what), 0.0), rate)
     for what in ("train", "infer"):
         tops = {

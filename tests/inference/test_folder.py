@@ -137,7 +137,7 @@ def require_complete(out: Path, detector: Detector, images: Path) -> None:
         assert float(row["changed_fraction"]) == pytest.approx(changed / expected.size, abs=1e-6)
         assert float(row["area"]) == changed
         assert (row["status"], row["error"], row["area_unit"]) == ("ok", "", "px")
-        assert float(row["seconds"]) > 0
+        assert float(row["seconds"]) >= 0  # pairs are computed together: the first of them waits for all
     assert len(features) == sum(int(row["objects"]) for row in rows) > 10
 
 
