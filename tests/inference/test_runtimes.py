@@ -48,6 +48,17 @@ def test_half_precision_stays_close_and_leaves_the_model_alone():
     assert model.get_layer("logits_conv").compute_dtype == "float32"
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v3_small"])
+def test_tiles_of_many_sizes_one_after_the_other(encoder):
+    """TensorFlow makes the graph for any size after the second; these networks enlarge their logits."""
+    model = build_change_detector(ModelConfig(encoder=EncoderConfig(name=encoder, levels=3)), bands=3)
+    runtime = tensorflow_runtime(model, "float32")
+    for shape in ((1, 32, 32), (1, 64, 32), (2, 32, 96), (1, 96, 64)):
+        before, after = tiles(*shape)
+        expected = keras.ops.sigmoid(model([before, after], training=False))
+        np.testing.assert_allclose(runtime(before, after), expected, atol=1e-5)
+
+
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'int4', allowed are auto, float32"):
         tensorflow_runtime(make_model(1), "int4")
