@@ -6,6 +6,8 @@ from typing import Any, Literal, get_args
 import keras
 from keras import ops
 
+from segdiff.models.upsampling import resize_linear
+
 Mode = Literal["strict", "broadcast", "crop", "resize", "crop_resize"]
 Shape = tuple[int | None, ...]
 
@@ -83,7 +85,7 @@ class AlignFeatures(keras.layers.Layer):
             target = self.size or size_a
             if self.mode == "crop_resize":
                 a, b = _crop_to_aspect(a, target), _crop_to_aspect(b, target)
-            a, b = _resize(a, target), _resize(b, target)
+            a, b = (x if _is(ops.shape(x)[1:-1], target) else resize_linear(x, target) for x in (a, b))
         if self.mode == "broadcast" or (self.mode != "strict" and a.shape[-1] != b.shape[-1]):
             shape = tuple(_larger(x, y) for x, y in zip(ops.shape(a), ops.shape(b), strict=True))
             a, b = ops.broadcast_to(a, shape), ops.broadcast_to(b, shape)
@@ -202,32 +204,3 @@ def _crop_to_aspect(x: Any, target: Sequence[Any]) -> Any:
             scarcest = _smaller(scarcest, have * side // wanted)
         sides.append(_larger(scarcest, 1))
     return _centre_crop(x, sides)
-
-
-def _resize(x: Any, target: Sequence[Any]) -> Any:
-    given = ops.shape(x)[1:-1]
-    if _is(given, target):
-        return x
-    # TensorFlow's bilinear kernels return float32 whatever they get, and have no gradient for every half type.
-    resized = ops.cast(x, "float32")
-    if len(target) == 2 and all(isinstance(side, int) for side in target):
-        resized = ops.image.resize(resized, target, interpolation="bilinear", data_format="channels_last")
-    else:
-        # Keras' own resizing knows pictures of a known size only.
-        for axis, side in enumerate(target, start=1):
-            resized = _resize_along(resized, axis, side)
-    return ops.cast(resized, x.dtype)
-
-
-def _resize_along(x: Any, axis: int, side: Any) -> Any:
-    """Interpolate linearly along one dimension, as the bilinear kernel does along two."""
-    given = ops.shape(x)[axis]
-    if _is([given], [side]):
-        return x
-    scale = ops.cast(given, "float32") / ops.cast(side, "float32")
-    centres = (ops.cast(ops.arange(side), "float32") + 0.5) * scale - 0.5
-    centres = ops.minimum(ops.maximum(centres, 0.0), ops.cast(given - 1, "float32"))
-    below = ops.cast(ops.floor(centres), "int32")
-    above = ops.minimum(below + 1, given - 1)
-    weight = ops.reshape(centres - ops.floor(centres), (-1, *[1] * (len(x.shape) - axis - 1)))
-    return ops.take(x, below, axis=axis) * (1.0 - weight) + ops.take(x, above, axis=axis) * weight

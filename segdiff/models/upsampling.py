@@ -1,5 +1,6 @@
 """Maps enlarged by a whole factor, in every precision."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -40,12 +41,7 @@ class BilinearUpsampling(keras.layers.Layer):
     def call(self, inputs):
         """The enlarged map."""
         _, height, width, _ = ops.shape(inputs)
-        enlarged = ops.image.resize(
-            ops.cast(inputs, "float32"),
-            (height * self.factor, width * self.factor),
-            interpolation="bilinear",
-            data_format="channels_last",
-        )
+        enlarged = resize_linear(ops.cast(inputs, "float32"), (height * self.factor, width * self.factor))
         return ops.cast(enlarged, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
@@ -56,3 +52,33 @@ class BilinearUpsampling(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**super().get_config(), "factor": self.factor}
+
+
+def resize_linear(x: Any, target: Sequence[Any]) -> Any:
+    """N x ... x C of any number of dimensions interpolated linearly to the sizes of ``target``, computed in float32.
+
+    Pixel centres lie at half-integers and the border is repeated. Sizes may be known at run time only.
+    """
+    # TensorFlow's bilinear kernels return float32 whatever they get, and have no gradient for every half type.
+    resized = ops.cast(x, "float32")
+    if len(target) == 2 and all(isinstance(side, int) for side in target):
+        resized = ops.image.resize(resized, target, interpolation="bilinear", data_format="channels_last")
+    else:
+        # Keras' own resizing knows pictures of a known size only.
+        for axis, side in enumerate(target, start=1):
+            resized = _resize_along(resized, axis, side)
+    return ops.cast(resized, x.dtype)
+
+
+def _resize_along(x: Any, axis: int, side: Any) -> Any:
+    """Interpolate linearly along one dimension, as the bilinear kernel does along two."""
+    given = ops.shape(x)[axis]
+    if isinstance(given, int) and isinstance(side, int) and given == side:
+        return x
+    scale = ops.cast(given, "float32") / ops.cast(side, "float32")
+    centres = (ops.cast(ops.arange(side), "float32") + 0.5) * scale - 0.5
+    centres = ops.minimum(ops.maximum(centres, 0.0), ops.cast(given - 1, "float32"))
+    below = ops.cast(ops.floor(centres), "int32")
+    above = ops.minimum(below + 1, given - 1)
+    weight = ops.reshape(centres - ops.floor(centres), (-1, *[1] * (len(x.shape) - axis - 1)))
+    return ops.take(x, below, axis=axis) * (1.0 - weight) + ops.take(x, above, axis=axis) * weight

@@ -3,6 +3,11 @@
 Trains the published `fc_siam_diff` and our default, `configs/deeppcb_binary.yaml`, on the same boards with the same
 crops, recipe and seed, a stretch of each in turn, and prints after each the best F1 on the validation boards, the
 seconds of training so far (validation left out, building the graph included) and pairs a second, side by side.
+
+On 2 cores of AMD Zen 4 (AVX512-BF16, no AMX), one run: fc_siam_diff, 1,352,145 parameters, stands at 0.636 after 1,000
+crops (126 s) and between 0.660 and 0.673 from 3,000 on, 0.668 at the end after 1,478 s; unet_diff, 484,225 parameters,
+has 0.701 after 1,000 crops (81 s), 0.782 after 4,500 (353 s, a quarter of the other's time) and 0.805 at the end after
+783 s.
 """
 
 import argparse

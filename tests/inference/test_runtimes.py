@@ -82,6 +82,19 @@ def test_half_precision_leaves_the_model_alone():
     assert model.get_layer("logits_conv").compute_dtype == "float32"
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("runtime", ["tensorflow", "openvino"])
+def test_tiles_of_many_sizes_one_after_the_other(encoder, runtime, tmp_path):
+    """TensorFlow makes the graph for any size after the second; these networks enlarge their logits."""
+    model = build_change_detector(ModelConfig(encoder=EncoderConfig(name=encoder, levels=3)), bands=3)
+    model.save(tmp_path / "model.keras")
+    batches = [tiles(*shape) for shape in ((1, 32, 32), (1, 64, 32), (2, 32, 96), (1, 96, 64))]
+    found = open_network(tmp_path / "model.keras", runtime, "float32").run(batches)
+    for (before, after), probabilities in zip(batches, found, strict=True):
+        expected = keras.ops.sigmoid(model([before, after], training=False))
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
 def test_a_consumer_may_stop_early(saved):
     network = open_network(saved, "openvino", "float32")
     first = next(iter(network.run(tiles(1, 32, 32) for _ in range(10))))
