@@ -73,7 +73,37 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
         rate = learning_rate if self.scales is None else learning_rate * self.scales[self._get_variable_index(variable)]
         if self.weight_decay is not None and self._use_weight_decay(variable):
             self.assign_sub(variable, variable * self.weight_decay * rate)
-        super().update_step(gradient, variable, rate)
+        if self._fits_kernel(gradient, variable):
+            self._kernel_step(gradient, variable, rate)
+        else:
+            super().update_step(gradient, variable, rate)
+
+    def _fits_kernel(self, gradient, variable) -> bool:
+        """Whether TensorFlow's kernel does the step: that of float32 variables."""
+        if keras.backend.backend() != "tensorflow" or self.amsgrad:
+            return False
+        import tensorflow as tf
+
+        return isinstance(gradient, tf.Tensor) and variable.dtype in ("float32", tf.float32)
+
+    def _kernel_step(self, gradient, variable, rate) -> None:
+        """Keras' own step in one pass over memory, where Keras takes a dozen operations a variable."""
+        import tensorflow as tf
+
+        index = self._get_variable_index(variable)
+        moments = (self._momentums[index], self._velocities[index])
+        tensors = (one.value if isinstance(one, keras.Variable) else one for one in (variable, *moments))
+        step = ops.cast(self.iterations + 1, "float32")
+        tf.raw_ops.ResourceApplyAdam(
+            **{name: tensor.handle for name, tensor in zip(("var", "m", "v"), tensors, strict=True)},
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=ops.cast(rate, "float32"),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=ops.cast(gradient, "float32"),
+        )
 
     def _apply_weight_decay(self, variables):
         """Nothing: Keras would decay all variables at the one rate; update_step does it."""

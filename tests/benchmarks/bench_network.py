@@ -5,20 +5,21 @@ segdiff's parts: the encoder resnet18 on both images, |difference| at strides 4 
 channels with one 3 x 3 convolution a level, one logit. `../shared/bench/torch_siamese_resnet18.py` is the same network
 in PyTorch; where it is there and a Python with torch is named, the two run in turn, so that they see the same machine.
 
-On 2 cores of AMD Zen 4 (AVX512-BF16, no AMX; TensorFlow 2.21, PyTorch 2.13), three rounds, pairs a second in bfloat16:
-training 8.3, 9.4 and 8.9 against PyTorch's 7.3, 7.8 and 7.4 (best against best x 1.21), inference 28.4, 32.7 and 30.2
-against 25.2, 26.0 and 24.6 (x 1.26); in float32 at best training 5.2 against 4.0, inference 16.7 against 13.8. On a
-processor with AMX: not measured.
+On 2 cores of AMD Zen 4 (AVX512-BF16, no AMX; TensorFlow 2.21, PyTorch 2.13), pairs a second in bfloat16, best of two
+rounds beside other work: training 8.7 against PyTorch's 7.6 (x 1.15; x 1.04 in the slower round, and x 1.21 in three
+rounds on a quiet machine), inference 32.2 against 25.0 (x 1.29); in float32 training 5.4 against 3.8, inference 17.5
+against 14.2. Those were measured before the kernel of the optimizer's step. On a processor with AMX: not measured.
 
 What helped, in milliseconds of a bfloat16 training step, the variants taking turns: fused batch normalization, 892
-instead of 1106 with Keras' own; the head's convolution before the enlarging, 892 instead of 941. By oneDNN's clock 83 %
-of the work of its primitives is convolution (39 % the gradients of kernels), 11 % batch normalization, 5 % reordering.
+instead of 1106 with Keras' own; the head's convolution before the enlarging, 892 instead of 941; one kernel a variable
+for the optimizer's step (ResourceApplyAdam), 854 instead of 902. By TensorFlow's profiler both cores are busy for 97 %
+of a step, 82 % of that with convolutions (the gradients of kernels 38 %, of maps 22 %, forward 22 %), 5.4 % with batch
+normalization, 4.8 % with the optimizer before it had its kernel, 2.1 % with ReLU, 1.5 % with casts; by oneDNN's clock
+5 % of the time of its primitives is reordering.
 
 What was tried besides and is not in the network, in milliseconds of wall and of processor time, 927 and 1690 without:
 - the coarse half of the decoder's convolutions as transposed 4 x 4 ones, instead of enlarging and concatenating (the
   same function by 4/9 of that half's multiplications): 892 and 1649
-- Adam as one kernel a variable (ResourceApplyAdam): 917 and 1660; with the former 871 and 1617. Without any update
-  it is 908 and 1637: the optimizer's many small ones cost 3 % in all
 - nearest enlarging by concatenation instead of repetition: 944 and 1693, no gain
 - TF_NUM_INTEROP_THREADS=1: 1212 instead of 905; TF_NUM_INTRAOP_THREADS=1: 897, no change
 - GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment, for huge pages: 865 instead of 905, one run
