@@ -95,8 +95,8 @@ def match_boxes(found: Boxes, true: Boxes, iou: float) -> np.ndarray:
     """Which of the boxes that were found are right: bool N.
 
     One after the other, in the order of descending scores, takes the true box of its class with which its IoU is
-    highest, of those that exceed `iou` and that none has taken before. Of equal scores the higher IoU comes first, so
-    that the order of the boxes makes no difference.
+    highest, of those that exceed `iou` and that none has taken before. Of equal scores the one of higher IoU comes
+    first, then the one that stands first.
     """
     candidates = []
     for index, (corners, kind, score) in enumerate(zip(found.corners, found.classes, found.scores, strict=True)):
