@@ -159,7 +159,8 @@ def squares(*places: tuple[int, int, int], shape: tuple[int, int] = (20, 60)) ->
 
 
 def test_two_pairs_by_hand():
-    """Class 1: .9 right and .6 wrong, then .8 wrong and .7 right, of 3; 2: .5 right, of 1; 3: .4 wrong, of none.
+    """Class 1: .9 right and .6 wrong, then .8 wrong and .7 right, of 3; 2: .5 right, of 1; 3: .4 wrong, of none;
+    4: none, of 1.
 
     The curve of class 1 is over both pairs: right, wrong, right, wrong, so AP = (1 + 2/3) / 3, where the mean of the
     two pairs' own would be (1/2 + 1/2) / 2.
@@ -175,11 +176,11 @@ def test_two_pairs_by_hand():
     assert own == {"object_precision": 2 / 4, "object_recall": 2 / 3, "object_f1": 4 / 7}
     probability = np.zeros((20, 60, 5), np.float32)
     probability[:, :20, 1], probability[:, 20:, 1] = 0.8, 0.7
-    own = board.add(prediction(second, probability), squares((0, 30, 1)))
-    assert own == {"object_precision": 1 / 2, "object_recall": 1, "object_f1": 2 / 3}
+    own = board.add(prediction(second, probability), squares((0, 30, 1), (10, 30, 4)))
+    assert own == {"object_precision": 1 / 2, "object_recall": 1 / 2, "object_f1": 1 / 2}
     found = board.scores()
-    assert [found[key] for key in ("support", "found", "right")] == [4, 6, 3]
-    assert [found[key] for key in ("precision", "recall", "f1")] == [3 / 6, 3 / 4, 6 / 10]
+    assert [found[key] for key in ("support", "found", "right")] == [5, 6, 3]
+    assert [found[key] for key in ("precision", "recall", "f1")] == [3 / 6, 3 / 5, 6 / 11]
     classes = found["classes"]
     assert list(classes) == ["one", "two", "three", "four"]
     assert classes["one"] == {
@@ -188,8 +189,8 @@ def test_two_pairs_by_hand():
     }  # fmt: skip
     assert (classes["two"]["ap"], classes["two"]["f1"]) == (1, 1)
     assert (classes["three"]["ap"], classes["three"]["found"], classes["three"]["f1"]) == (None, 1, 0)
-    assert (classes["four"]["ap"], classes["four"]["found"], classes["four"]["precision"]) == (None, 0, 0)
-    assert found["map"] == pytest.approx(((1 + 2 / 3) / 3 + 1) / 2), "over the classes that have true objects"
+    assert (classes["four"]["ap"], classes["four"]["found"], classes["four"]["precision"]) == (0, 0, 0)
+    assert found["map"] == pytest.approx(((1 + 2 / 3) / 3 + 1 + 0) / 3), "over the classes that have true objects"
 
 
 def test_nothing_counted_has_no_curve():
@@ -228,6 +229,7 @@ def test_what_lies_mostly_without_truth_or_data_is_not_counted():
     assert counts(mask, more) == (1, 1, 1)
     listed = boxes_of(((0, 0, 4, 4), 1, 1), ((30, 0, 34, 4), 1, 1), ((50, 10, 54, 14), 1, 1))
     assert counts(mask, np.zeros_like(truth), listed) == (3, 2, 2)
+    assert counts(mask, np.where(half == IGNORE, half, 0), listed) == (3, 2, 2)
     assert counts(mask, np.where(more == IGNORE, more, 0), listed) == (2, 1, 1), "so it is with true boxes"
     valid = np.ones(mask.shape, bool)
     valid[:, 28:] = False
