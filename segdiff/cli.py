@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from segdiff import __version__
 if TYPE_CHECKING:
     from data_pipelines.layouts import DataSet, Pair
     from data_pipelines.validation import CheckReport, MaskCoding
+    from segdiff.inference.object_scores import ObjectOptions
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
@@ -410,17 +412,44 @@ def evaluate(
         typer.Option(help="test, val, train or all; default: test where there is one, else all."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write masks and overlays with truth.")] = None,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Also score objects: boxes of regions against true ones.")
+    ] = False,
+    iou: Annotated[float, typer.Option(min=0, max=1, help="An object is right above this IoU with a true box.")] = 0.33,
+    join: Annotated[
+        int, typer.Option(min=0, help="Regions whose dilations by so many pixels touch are one object.")
+    ] = 0,
+    pad: Annotated[int, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")] = 0,
+    minimum_area: Annotated[int, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = 1,
     ignore: Ignore = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Score a model on labelled pairs: one confusion matrix over all pixels."""
+    """Score a model on labelled pairs: one confusion matrix over all pixels, and with --objects every object."""
     _import_tensorflow(debug)
+    from segdiff.config import ConfigError
+    from segdiff.inference.object_scores import ObjectOptions
+
+    try:
+        options = ObjectOptions(iou=iou, join=join, pad=pad, minimum_area=minimum_area)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if not objects and options != ObjectOptions():
+        raise ConfigError("--iou, --join, --pad and --minimum-area are about objects; add --objects")
     screen = _Screen(as_json, quiet)
-    scores = _evaluate(screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite)
-    screen.result(scores, lambda console: _render_scores(console, scores))
+    scores = _evaluate(
+        screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
+        objects=options if objects else None,
+    )  # fmt: skip
+
+    def render(console: Console) -> None:
+        _render_scores(console, scores)
+        if objects:
+            _render_objects(console, scores["objects"])
+
+    screen.result(scores, render)
     if scores["failed"]:
         raise typer.Exit(SOME_FAILED)
 
@@ -434,12 +463,16 @@ def _evaluate(
     out: Path | None,
     ignore: int | None,
     overwrite: bool,
+    objects: "ObjectOptions | None" = None,
 ) -> dict[str, Any]:
     from data_pipelines.layouts import DataError
     from data_pipelines.validation import FaultyDataError
     from segdiff.config import ConfigError, load_config
+    from segdiff.files import write_whole
+    from segdiff.inference.boxes import read_true_boxes
     from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
     from segdiff.inference.folder import Job, PredictionFolder
+    from segdiff.inference.object_scores import ObjectScoreboard
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.model_files import resolve_model
     from segdiff.visualization.overlays import overlay as draw
@@ -459,6 +492,8 @@ def _evaluate(
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
     board = Scoreboard(classes)
+    object_board = ObjectScoreboard(classes, objects) if objects else None
+    boxes = read_true_boxes(pairs, classes) if objects else {}
     for bands in (detector.bands, detector.bands_after):
         if report.bands != bands and (report.bands, bands) != (1, 3):
             raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
@@ -468,10 +503,13 @@ def _evaluate(
         folder = None
         if out is not None:
             true_masks = {pair.name: str(pair.mask.resolve()) for pair in pairs if pair.mask}
-            job = Job(detector.path, {"split": chosen, "ignore": ignore}, {"data": str(data.resolve())}, true_masks)
+            options = {"split": chosen, "ignore": ignore, **({"objects": asdict(objects)} if objects else {})}
+            job = Job(detector.path, options, {"data": str(data.resolve())}, true_masks)
+            columns = ("f1", "precision", "recall", "iou")
+            object_columns = ("object_f1", "object_precision", "object_recall") if objects else ()
             folder = PredictionFolder(
                 out, job, classes=classes, draw=draw, write_image=write_image,
-                columns=("f1", "precision", "recall", "iou"), overwrite=overwrite, resume=False,
+                columns=(*columns, *object_columns), overwrite=overwrite, resume=False,
             )  # fmt: skip
             stack.enter_context(folder)
         update = stack.enter_context(screen.progress("evaluating"))
@@ -481,6 +519,8 @@ def _evaluate(
                     raise DataError(result.error)
                 true = truth.read(result.pair)
                 scores = board.add(result.prediction, true)
+                if object_board:
+                    scores |= object_board.add(result.prediction, true, boxes.get(result.pair.name))
                 if folder:
                     folder.add(result.pair, result.images, result.prediction, result.seconds, true, scores)
             except DataError as error:
@@ -491,7 +531,7 @@ def _evaluate(
             update(done, len(pairs))
     if not board.pairs:
         raise DataError(f"{data}: none of the {len(pairs)} pairs of split {chosen} could be scored")
-    return {
+    figures = {
         "model": detector.path,
         "data": data,
         "split": chosen,
@@ -499,6 +539,13 @@ def _evaluate(
         **board.scores(),
         "failed": errors,
     }
+    if object_board:
+        truth_from = "boxes" if boxes else "masks"
+        figures["objects"] = {**asdict(object_board.options), "truth": truth_from, **object_board.scores()}
+        if out is not None:
+            with write_whole(out / "metrics.json") as temporary:
+                temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
+    return figures
 
 
 def _render_scores(console: Console, scores: dict[str, Any]) -> None:
@@ -514,6 +561,31 @@ def _render_scores(console: Console, scores: dict[str, Any]) -> None:
     table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
     console.print(table)
     console.print(f"over {scores['pairs']} pairs of split {scores['split']}", markup=False)
+
+
+def _render_objects(console: Console, objects: dict[str, Any]) -> None:
+    several = len(objects["classes"]) > 1
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("class" if several else "")
+    rates, counts = ("f1", "precision", "recall"), ("support", "found", "right")
+    for column in ("F1", "precision", "recall", "AP", "true", "found", "right"):
+        table.add_column(column, justify="right")
+
+    def row(label: str, values: dict[str, Any], area: float | None, style: str | None = None) -> None:
+        shown = [f"{values[rate]:.4f}" for rate in rates] + ["-" if area is None else f"{area:.4f}"]
+        table.add_row(Text(label), *shown, *(f"{values[count]:,}" for count in counts), style=style)
+
+    if several:
+        for name, values in objects["classes"].items():
+            row(name, values, values["ap"])
+    row("all, mAP" if several else "change", objects, objects["map"], style="bold")
+    console.print()
+    console.print(table)
+    console.print(
+        f"objects right above an IoU of {objects['iou']:g} with those of the true {objects['truth']}; "
+        f"join {objects['join']}, pad {objects['pad']}, minimum area {objects['minimum_area']} pixels",
+        markup=False,
+    )
 
 
 @app.command(rich_help_panel="Prediction")

@@ -19,6 +19,9 @@ from rasterio.transform import from_origin
 
 from segdiff import cli
 from segdiff.config import load_config
+from segdiff.inference.boxes import find_boxes
+from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
+from segdiff.inference.predictor import Prediction
 from segdiff.models.loading import load_model
 
 COMMANDS = ["demo", "synth", "check", "pack", "train", "evaluate", "predict", "overlay"]
@@ -353,6 +356,87 @@ def test_evaluate_counts_what_it_writes(segdiff_command, here, tiny_run, tmp_pat
     status, printed, err = here("evaluate", tmp_path / "none.keras", tiny_run.data, "--quiet")
     assert (status, printed) == (2, "")
     require_one_line(err, "none.keras")
+
+
+def test_evaluate_scores_the_objects_of_what_it_writes(segdiff_command, here, tiny_run, tmp_path):
+    out, data = tmp_path / "scored", copy_of(tiny_run.data, tmp_path / "data")
+    options = ("--objects", "--iou", "0.2", "--join", "1", "--pad", "2", "--minimum-area", "3")
+    call = ("evaluate", tiny_run.run, data, "--split", "val", *options)
+    done = segdiff_command(*call, "--out", out, "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = json.loads(done.stdout)
+    assert json.loads((out / "metrics.json").read_text()) == scores
+    wanted = {"iou": 0.2, "join": 1, "pad": 2, "minimum_area": 3}
+    assert {key: scores["objects"][key] for key in wanted} == wanted
+    assert scores["objects"]["truth"] == "masks"
+    rows = {row["name"]: row for row in rows_of(out)}
+    board, found = ObjectScoreboard(("background", "change"), ObjectOptions(**wanted)), {}
+    for name in ("scene_0001", "scene_0006"):
+        mask, truth = (
+            np.array(Image.open(folder / f"{name}.png")) // 255 for folder in (out / "masks", data / "label")
+        )
+        own = board.add(Prediction(mask, np.ones(mask.shape, np.float32)), truth)
+        assert {key: float(rows[name][key]) for key in own} == pytest.approx(own, abs=1e-6)
+        found[name] = find_boxes(mask, join=1, pad=2, minimum_area=3)
+    counts = {key: board.scores()[key] for key in ("support", "found", "right", "precision", "recall", "f1")}
+    assert {key: scores["objects"][key] for key in counts} == counts
+    assert scores["objects"]["found"] == sum(map(len, found.values())) > 0
+    assert 0 <= scores["objects"]["map"] == scores["objects"]["classes"]["change"]["ap"] <= 1
+
+    # true boxes that are those of the prediction, but for one that it has not
+    (data / "boxes").mkdir()
+    for name, boxes in found.items():
+        lines = [f"{','.join(f'{corner:g}' for corner in corners)},house\n" for corners in boxes.corners]
+        (data / "boxes" / f"{name}.csv").write_text("".join(["x1,y1,x2,y2,type\n", *lines]))
+    with (data / "boxes" / "scene_0006.csv").open("a") as file:
+        file.write("0.25,0.25,0.5,0.5,speck\n")
+    for kept in ("scene_0000", *(f"scene_{number:04d}" for number in range(2, 6))):
+        (data / "boxes" / f"{kept}.csv").write_text("of other splits: nobody reads it")
+    assert here("check", data, "--quiet")[0] == 0
+    status, printed, err = here(*call, "--json", "--quiet")
+    assert (status, err) == (0, "")
+    objects, count = json.loads(printed)["objects"], scores["objects"]["found"]
+    assert objects["truth"] == "boxes"
+    assert [objects[key] for key in ("support", "found", "right", "precision")] == [count + 1, count, count, 1]
+    assert objects["map"] == pytest.approx(count / (count + 1))
+    status, printed, err = here(*call, "--quiet")
+    assert status == 0
+    assert re.search(rf"change +\S+ +1\.0000 .* {count + 1} +{count} +{count}$", printed, re.MULTILINE), printed
+    assert "IoU of 0.2 with those of the true boxes; join 1, pad 2, minimum area 3 pixels" in printed
+    assert here("pack", data, tmp_path / "packed", "--quiet")[0] == 0
+    packed = here("evaluate", tiny_run.run, tmp_path / "packed", "--split", "val", *options, "--json", "--quiet")[1]
+    assert json.loads(packed)["objects"] == objects
+
+    status, _, err = here(*call[:-1], "4", "--out", out, "--quiet")
+    assert status == 2
+    require_one_line(err, out, "options", "--overwrite")
+    (data / "boxes" / "scene_0001.csv").unlink()
+    status, printed, err = here(*call, "--quiet")
+    assert (status, printed) == (1, "")
+    require_one_line(err, data / "B" / "scene_0001.png", "boxes/scene_0001.csv")
+    (data / "boxes" / "scene_0001.csv").write_text("x1,y1,x2,y2,type\n1,2,65,4,house\n")
+    status, printed, err = here(*call, "--quiet")
+    assert (status, printed) == (1, "")
+    require_one_line(err, data / "boxes" / "scene_0001.csv", "line 2", "65", "64 pixels")
+
+
+def test_evaluate_without_objects_knows_none(here, tiny_run, tmp_path):
+    out = tmp_path / "out"
+    call = ("evaluate", tiny_run.run, tiny_run.data, "--split", "val", "--quiet")
+    assert here(*call, "--objects", "--out", out)[0] == 0
+    assert (out / "metrics.json").is_file()
+    status, printed, _ = here(*call, "--json", "--out", out, "--overwrite")
+    assert status == 0
+    assert "objects" not in json.loads(printed)
+    assert not (out / "metrics.json").exists(), "not those of the evaluation that was replaced"
+    assert not [column for column in rows_of(out)[0] if column.startswith("object_")]
+    for option in (("--iou", "0.5"), ("--join", "9"), ("--pad", "8"), ("--minimum-area", "12")):
+        status, _, err = here(*call, *option)
+        assert status == 2
+        require_one_line(err, option[0], "add --objects")
+    status, _, err = here(*call, "--objects", "--iou", "1")
+    assert status == 2
+    require_one_line(err, "iou is 1.0", "below 1")
 
 
 def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, here, tiny_run, tmp_path):

@@ -118,7 +118,7 @@ class PredictionFolder:
 
     def _remove_predictions(self) -> None:
         """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
-        for name in ("summary.csv", "objects.geojson", ".objects.jsonl"):
+        for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json"):
             (self.folder / name).unlink(missing_ok=True)
         for name in ("masks", "overlays", "probabilities"):
             if (self.folder / name).exists():

@@ -97,6 +97,24 @@ def test_boxes_and_foreign_things_beside_the_pairs(tmp_path: Path):
     assert data.notes == (f"folders in {tmp_path} that are left alone: shadow",)
 
 
+def test_boxes_of_every_split_are_its_own(tmp_path: Path):
+    for split in ("train", "val"):
+        put_pairs(tmp_path / "folders" / split, ["one"])
+        put_pairs(tmp_path / "lists", [split])
+        put(tmp_path / "lists" / "list" / f"{split}.txt", split.encode())
+        put(tmp_path / "lists" / "Boxes" / f"{split}.CSV")
+    put(tmp_path / "folders" / "train" / "boxes" / "one.csv")
+    put(tmp_path / "folders" / "boxes" / "one.csv")
+    data = find_pairs(tmp_path / "folders")
+    assert [pair.boxes for pair in data.pairs] == [tmp_path / "folders" / "train" / "boxes" / "one.csv", None]
+    assert data.notes == (f"folders in {tmp_path / 'folders'} that are left alone: boxes",)
+    data = find_pairs(tmp_path / "lists")
+    assert [pair.boxes for pair in data.pairs] == [
+        tmp_path / "lists" / "Boxes" / f"{split}.CSV" for split in ("train", "val")
+    ]
+    assert (data.notes, data.faults) == ((), ())
+
+
 def test_a_missing_partner_is_named_once_with_what_is_missing(tmp_path: Path):
     put_pairs(tmp_path, ["one", "two", "three"])
     (tmp_path / "B" / "one.png").unlink()

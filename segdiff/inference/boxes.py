@@ -1,0 +1,172 @@
+"""Boxes of objects: around the regions of a mask, or from the file of a pair's true objects."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.decoding import read_info
+from data_pipelines.layouts import DataError, Pair
+from data_pipelines.shards import ShardError, read_bytes
+from segdiff.inference.objects import label_regions
+
+COLUMNS = ("x1", "y1", "x2", "y2", "type")
+"""Those that a file of true objects has; further ones are left alone."""
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """N boxes in one image.
+
+    `corners` is float64 N x 4: x1, y1, x2, y2 in pixels, x to the right and y down, measured at the edges of pixels. So
+    x2 and y2 are excluded: the box of the pixel in row 3 and column 5 is 5, 3, 6, 4. `classes` are class indices, int64
+    N; `scores` are 0..1, float64 N, and 1 for true objects.
+    """
+
+    corners: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def take(self, chosen: np.ndarray) -> "Boxes":
+        """The boxes that `chosen`, bool N or indices, names."""
+        return Boxes(self.corners[chosen], self.classes[chosen], self.scores[chosen])
+
+
+def find_boxes(
+    mask: np.ndarray,
+    probability: np.ndarray | None = None,
+    *,
+    join: int = 0,
+    pad: int = 0,
+    minimum_area: int = 1,
+    unknown: np.ndarray | None = None,
+) -> Boxes:
+    """The boxes of the regions of `mask`, uint8 H x W of class indices, 0 being the background.
+
+    Pixels of one class whose dilations by `join` pixels to each side touch are one region (`label_regions`). A box is
+    that of the region's own pixels, `pad` pixels wider on each side and clipped to the image. Regions of fewer than
+    `minimum_area` pixels of their own are left out, and so are those more than half of whose pixels are `unknown`, bool
+    H x W. The score is the mean `probability` of the region's class over its pixels: float H x W of change, or
+    H x W x K of the classes; without it, 1. Raises ValueError on shapes that differ and options out of range.
+    """
+    if pad < 0:
+        raise ValueError(f"pad is {pad} pixels: it must be 0 or more")
+    if minimum_area < 1:
+        raise ValueError(f"minimum_area is {minimum_area} pixels: it must be 1 or more")
+    for name, array in (("probability", probability), ("unknown", unknown)):
+        if array is not None and array.shape[:2] != mask.shape:
+            raise ValueError(f"{name} has shape {array.shape} and the mask {mask.shape}: they must agree")
+    labels, classes = label_regions(mask, join=join)
+    rows, columns = np.nonzero(labels)
+    region, count = labels[rows, columns] - 1, len(classes)
+    areas = np.bincount(region, minlength=count)
+    least, most = np.full((2, count), np.iinfo(np.int64).max), np.full((2, count), -1)
+    for axis, places in enumerate((columns, rows)):
+        np.minimum.at(least[axis], region, places)
+        np.maximum.at(most[axis], region, places)
+    size = np.array([mask.shape[::-1]]).T
+    corners = np.concatenate([np.maximum(least - pad, 0), np.minimum(most + 1 + pad, size)]).T.astype(np.float64)
+    if probability is None:
+        scores = np.ones(count)
+    else:
+        own = probability[rows, columns] if probability.ndim == 2 else probability[rows, columns, mask[rows, columns]]
+        scores = np.bincount(region, own, minlength=count) / areas
+    kept = areas >= minimum_area
+    if unknown is not None:
+        kept &= np.bincount(region, unknown[rows, columns], minlength=count) * 2 <= areas
+    return Boxes(corners, classes, scores).take(kept)
+
+
+def read_true_boxes(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[str, Boxes]:
+    """The true objects of the pairs, by the name of the pair; empty where none of the pairs has a file of them.
+
+    Raises DataError on the first file that is wrong, and where some pairs have a file and one has not.
+    """
+    if not any(pair.boxes for pair in pairs):
+        return {}
+    found = {}
+    for pair in pairs:
+        if pair.boxes is None:
+            other = next(pair.boxes for pair in pairs if pair.boxes)
+            raise DataError(
+                f"{pair.after}: has no boxes/{pair.name}.csv, other pairs have one such as {other}; "
+                f"add it, with no more than the line {','.join(COLUMNS)} where there are no objects"
+            )
+        info = read_info(pair.after)
+        found[pair.name] = read_boxes(pair.boxes, classes, info.height, info.width)
+    return found
+
+
+def read_boxes(path: Path, classes: Sequence[str], height: int, width: int) -> Boxes:
+    """The true objects in a file, for a model of those classes (names, 0 first) and an image of height x width pixels.
+
+    The first line names the columns x1,y1,x2,y2,type. Coordinates are pixels as in `Boxes`, whole or not, x2 and y2
+    excluded: 0,0,width,height is the whole image. `type` is the name or the index of a class other than 0; for a model
+    of two classes any type is the change. DataError, in one line, names the file, the line and what is wrong with it.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except ShardError as error:
+        raise DataError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True, restval="")
+    columns = {name.strip().lower(): name for name in reader.fieldnames or ()}
+    if absent := [name for name in COLUMNS if name not in columns]:
+        raise DataError(
+            f"{path}: line 1: no column {', '.join(absent)} among {', '.join(columns) or 'none'}; "
+            f"the first line names the columns: {','.join(COLUMNS)}"
+        )
+    corners, kinds = [], []
+    for row in reader:
+        line = f"{path}: line {reader.line_num}"
+        if None in row:
+            raise DataError(f"{line}: more values than the {len(reader.fieldnames or ())} columns; one box a line")
+        values = {name: row[columns[name]].strip() for name in COLUMNS}
+        corners.append(_corners(line, values, height, width))
+        kinds.append(_class_index(line, values["type"], classes))
+    return Boxes(np.array(corners).reshape(-1, 4), np.array(kinds, np.int64), np.ones(len(kinds)))
+
+
+def _corners(line: str, values: dict[str, str], height: int, width: int) -> tuple[float, float, float, float]:
+    numbers = []
+    for name in COLUMNS[:4]:
+        try:
+            number = float(values[name])
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(f"{line}: {name} is {values[name]!r}, it must be a number, in pixels")
+        numbers.append(number)
+    x1, y1, x2, y2 = numbers
+    for low, high, start, end, side, size in (
+        ("x1", "x2", x1, x2, "width", width),
+        ("y1", "y2", y1, y2, "height", height),
+    ):
+        if start >= end:
+            raise DataError(f"{line}: {low} {start:g} is not below {high} {end:g}; a box is left, top, right, bottom")
+        if start < 0 or end > size:
+            raise DataError(
+                f"{line}: {low} {start:g} to {high} {end:g} reaches out of the image, whose {side} is {size} pixels; "
+                f"allowed are 0 to {size}"
+            )
+    return x1, y1, x2, y2
+
+
+def _class_index(line: str, kind: str, classes: Sequence[str]) -> int:
+    if len(classes) == 2:
+        return 1
+    if kind in classes[1:]:
+        return classes.index(kind)
+    if kind.isdecimal() and 1 <= int(kind) < len(classes):
+        return int(kind)
+    raise DataError(
+        f"{line}: type {kind!r} is no class of the model; it knows {', '.join(classes[1:])} "
+        f"(or their indices 1 to {len(classes) - 1}), and data.classes names them in training"
+    )

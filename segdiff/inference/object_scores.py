@@ -1,0 +1,154 @@
+"""How well the objects of a model agree with the true ones: precision, recall, F1 and average precision of boxes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import IGNORE
+from segdiff.inference.boxes import Boxes, find_boxes
+from segdiff.inference.predictor import Prediction
+
+
+@dataclass(frozen=True)
+class ObjectOptions:
+    """What an object is and when it is right. Raises ValueError, in one line, on a value out of range.
+
+    An object is right where its class is right and its IoU with a true object's box exceeds `iou`, 0..1 without 1.
+    `join`, `pad` and `minimum_area`, in pixels, are those of `find_boxes`.
+    """
+
+    iou: float = 0.33
+    join: int = 0
+    pad: int = 0
+    minimum_area: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.iou < 1:
+            raise ValueError(f"iou is {self.iou}, it must be 0 or more and below 1: objects are right above it")
+        for name, lowest in (("join", 0), ("pad", 0), ("minimum_area", 1)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)} pixels, it must be {lowest} or more")
+
+
+class ObjectScoreboard:
+    """Counts the objects of pair after pair; `classes` are the model's names, 0 first."""
+
+    def __init__(self, classes: Sequence[str], options: ObjectOptions):
+        self.classes, self.options = tuple(classes), options
+        self._support = np.zeros(len(classes), np.int64)
+        self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        """Class, score and whether it is right of the objects of each pair."""
+
+    def add(self, prediction: Prediction, truth: np.ndarray, boxes: Boxes | None = None) -> dict[str, float]:
+        """Counts a pair; returns the scores of this pair alone, over all classes.
+
+        `truth` is its true mask, uint8 H x W of class indices with 255 where there is no truth. The true objects are
+        `boxes`; where those are None they are found in the mask in the way that those of the prediction are. What lies
+        mostly (by more than half) where there is no truth or the images have no data is not counted, a region by its
+        own pixels and one of `boxes` by its area: nobody can say whether it is right.
+        """
+        unknown = truth == IGNORE
+        if prediction.valid is not None:
+            unknown |= ~prediction.valid
+        options = self.options
+        way: dict[str, Any] = {"join": options.join, "pad": options.pad, "minimum_area": options.minimum_area}
+        found = find_boxes(prediction.mask, prediction.probability, unknown=unknown, **way)
+        if boxes is None:
+            true = find_boxes(np.where(unknown, np.uint8(0), truth), **way)
+        else:
+            true = boxes.take(np.array([not _mostly(unknown, corners) for corners in boxes.corners], bool))
+        right = match_boxes(found, true, self.options.iou)
+        self._support += np.bincount(true.classes, minlength=len(self.classes))
+        self._found.append((found.classes, found.scores, right))
+        return {f"object_{name}": value for name, value in _rates(len(true), len(found), int(right.sum())).items()}
+
+    def scores(self) -> dict[str, Any]:
+        """The scores of everything counted so far.
+
+        `precision`, `recall` and `f1` are over the objects of all classes together, `map` is the mean of the AP of the
+        classes that have true objects; `classes` holds the same by class, with `ap`. `support` counts the true objects,
+        `found` those of the model and `right` the right ones among these. A rate whose denominator is 0 is 0; `ap` and
+        `map` are None where there are no true objects.
+        """
+        kinds, scores, right = (np.concatenate(parts) for parts in zip(_NOTHING, *self._found, strict=True))
+        classes = {}
+        for index, name in enumerate(self.classes[1:], start=1):
+            own, support = kinds == index, int(self._support[index])
+            classes[name] = {
+                **_counts(support, right[own]),
+                "ap": average_precision(scores[own], right[own], support) if support else None,
+            }
+        precisions = [entry["ap"] for entry in classes.values() if entry["ap"] is not None]
+        return {
+            **_counts(int(self._support.sum()), right),
+            "map": float(np.mean(precisions)) if precisions else None,
+            "classes": classes,
+        }
+
+
+_NOTHING = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
+
+
+def match_boxes(found: Boxes, true: Boxes, iou: float) -> np.ndarray:
+    """Which of the boxes that were found are right: bool N.
+
+    One after the other, in the order of descending scores, takes the true box of its class with which its IoU is
+    highest, of those that exceed `iou` and that none has taken before. Of equal scores the one of higher IoU comes
+    first, then the one that stands first.
+    """
+    candidates = []
+    for index, (corners, kind, score) in enumerate(zip(found.corners, found.classes, found.scores, strict=True)):
+        overlaps = box_iou(corners, true.corners)
+        for other in np.flatnonzero((overlaps > iou) & (true.classes == kind)):
+            candidates.append((-score, -overlaps[other], index, other))
+    right, taken = np.zeros(len(found), bool), np.zeros(len(true), bool)
+    for _, _, index, other in sorted(candidates):
+        if not right[index] and not taken[other]:
+            right[index] = taken[other] = True
+    return right
+
+
+def box_iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box, 4, with others, M x 4 (corners as in `Boxes`): float64 M, 0..1."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = np.maximum(sides, 0).prod(axis=1)
+    return shared / ((box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared)
+
+
+def average_precision(scores: np.ndarray, right: np.ndarray, support: int) -> float:
+    """The area under the precision-recall curve of objects, 0..1.
+
+    `scores`, float N, and `right`, bool N, are of the objects found in all pairs; `support`, 1 or more, counts the true
+    ones. All points count: the precision at a recall is the highest at this recall or a greater one, and the area
+    under these steps is taken whole, as PASCAL VOC does from 2010 on (Everingham and Winn, The PASCAL Visual Object
+    Classes Challenge 2010 Development Kit, section 3.4.1); COCO samples the same curve at 101 recalls instead. Objects
+    of equal score are one point of the curve: no threshold tells them apart, and their order must make no difference.
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.diff(-scores[order], append=np.inf) > 0
+    hits = np.cumsum(right[order])[last]
+    precision, recall = hits / (np.flatnonzero(last) + 1), hits / support
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0) * highest))
+
+
+def _counts(support: int, right: np.ndarray) -> dict[str, Any]:
+    found, hits = len(right), int(right.sum())
+    return {**_rates(support, found, hits), "support": support, "found": found, "right": hits}
+
+
+def _rates(support: int, found: int, right: int) -> dict[str, float]:
+    return {
+        "precision": right / found if found else 0.0,
+        "recall": right / support if support else 0.0,
+        "f1": 2 * right / (found + support) if found + support else 0.0,
+    }
+
+
+def _mostly(unknown: np.ndarray, corners: np.ndarray) -> bool:
+    """Whether more than half of the pixels that a box touches are unknown."""
+    x1, y1 = np.floor(corners[:2]).astype(int)
+    x2, y2 = np.ceil(corners[2:]).astype(int)
+    return bool(unknown[y1:y2, x1:x2].mean() > 0.5)
