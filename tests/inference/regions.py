@@ -1,6 +1,7 @@
 """Regions, holes and outlines of small masks by plain loops over pixels, written independently of segdiff.inference."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
@@ -84,5 +85,5 @@ def processed(mask: np.ndarray, settings: PostProcessing, valid: np.ndarray | No
 def slabs(mask: np.ndarray, cut: list[int], probability: np.ndarray | None = None, valid: np.ndarray | None = None):
     """The mask in slabs that begin at the rows of `cut`."""
     edges = sorted({0, *(y for y in cut if y < len(mask)), len(mask)})
-    for y0, y1 in zip(edges, edges[1:], strict=False):
+    for y0, y1 in pairwise(edges):
         yield Slab(y0, *(None if rows is None else rows[y0:y1] for rows in (mask, probability, valid)))

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -14,7 +14,7 @@ from segdiff.inference.postprocessing import PostProcessing, postprocess, postpr
 from segdiff.inference.runs import Slab
 from tests.inference.regions import cuts, masks, processed, slabs
 
-settings_of_all_kinds = st.builds(
+kinds = st.builds(
     PostProcessing,
     closing=st.integers(0, 2),
     fill_holes=st.sampled_from([0, 0, 1, 2, 5, 100]),
@@ -30,13 +30,14 @@ def streams(draw):
     return mask, valid, draw(cuts)
 
 
-@given(streams(), settings_of_all_kinds)
-def test_any_cutting_gives_what_the_pixels_give(stream, settings):
+@settings(deadline=None)
+@given(streams(), kinds)
+def test_any_cutting_gives_what_the_pixels_give(stream, kind):
     mask, valid, cut = stream
-    expected = processed(mask, settings, valid)
-    assert np.array_equal(postprocess_mask(mask, settings, classes=4, valid=valid), expected)
+    expected = processed(mask, kind, valid)
+    assert np.array_equal(postprocess_mask(mask, kind, classes=4, valid=valid), expected)
     y = 0
-    for runs in postprocess(slabs(mask, cut, valid=valid), settings, classes=4):
+    for runs in postprocess(slabs(mask, cut, valid=valid), kind, classes=4):
         rows = runs.mask()
         assert runs.y == y
         assert np.array_equal(rows, expected[y : y + len(rows)])
@@ -47,12 +48,13 @@ def test_any_cutting_gives_what_the_pixels_give(stream, settings):
     assert y == len(mask)
 
 
-@given(streams(), settings_of_all_kinds, st.integers(0, 2**32 - 1))
-def test_probabilities_go_with_their_pixels(stream, settings, seed):
+@settings(deadline=None)
+@given(streams(), kinds, st.integers(0, 2**32 - 1))
+def test_probabilities_go_with_their_pixels(stream, kind, seed):
     mask, valid, cut = stream
     probability = np.random.default_rng(seed).random((*mask.shape, 3), np.float32)
     y = 0
-    for runs in postprocess(slabs(mask, cut, probability, valid), settings, classes=4):
+    for runs in postprocess(slabs(mask, cut, probability, valid), kind, classes=4):
         whole = (1 - probability[y : y + runs.height, :, 0]).ravel()
         parts = [float(part.sum()) for part in np.split(whole, runs.begin[1:])]
         assert runs.total == pytest.approx(parts, rel=1e-5)
@@ -141,8 +143,8 @@ def test_wrong_settings_are_refused(values, message):
 
 
 def test_settings_go_through_json():
-    settings = PostProcessing(closing=2, fill_holes=30, vote=True, minimum_area=12)
-    assert PostProcessing(**json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
+    chosen = PostProcessing(closing=2, fill_holes=30, vote=True, minimum_area=12)
+    assert PostProcessing(**json.loads(json.dumps(dataclasses.asdict(chosen)))) == chosen
 
 
 def slab(y: int, height: int = 2, width: int = 3, **arrays) -> Slab:
@@ -177,10 +179,10 @@ def test_slabs_without_rows_are_passed_over():
 def test_runs_that_wait_on_disk_come_back(tmp_path, monkeypatch):
     monkeypatch.setattr(postprocessing, "_SPOOL_MEMORY", 1)
     mask = (np.random.default_rng(0).random((40, 50)) < 0.4).astype(np.uint8)
-    settings = PostProcessing(fill_holes=3, minimum_area=4)
-    stream = postprocess(slabs(mask, list(range(0, 40, 7))), settings, classes=2, workdir=tmp_path)
+    chosen = PostProcessing(fill_holes=3, minimum_area=4)
+    stream = postprocess(slabs(mask, list(range(0, 40, 7))), chosen, classes=2, workdir=tmp_path)
     whole = np.concatenate([runs.mask() for runs in stream])
-    assert np.array_equal(whole, processed(mask, settings))
+    assert np.array_equal(whole, processed(mask, chosen))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError):
-        list(postprocess(slabs(mask, []), settings, classes=2, workdir=tmp_path / "missing"))
+        list(postprocess(slabs(mask, []), chosen, classes=2, workdir=tmp_path / "missing"))
