@@ -17,6 +17,9 @@ from segdiff.inference.outlines import Corners, OpenOutlines, trace_rings
 from segdiff.inference.places import Place, find_place
 from segdiff.inference.runs import Components, Runs, Slab, Spans, check_slabs, encode_slab, touching
 
+_CORNERS_AT_ONCE = 1 << 16
+"""Corners of whole regions that are made to polygons together."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -87,7 +90,7 @@ class _Sums:
         np.maximum.at(last_row, into, both.last_row)
         return _Sums(class_index, pixels, area, probability, first, last_row)
 
-    def take(self, index: np.ndarray) -> "_Sums":
+    def take(self, index: np.ndarray | slice) -> "_Sums":
         return _Sums(*(values[index] for values in vars(self).values()))
 
 
@@ -145,6 +148,17 @@ class RegionTracer:
 
     def _make(self, sums: _Sums, corners: Corners) -> Iterator[Region]:
         """The regions, in order; `corners.region` counts them."""
+        order = np.argsort(corners.region, kind="stable")
+        ends = np.cumsum(np.bincount(corners.region))
+        first = 0
+        while first < len(ends):
+            begun = ends[first - 1] if first else 0
+            past = max(first + 1, int(np.searchsorted(ends, begun + _CORNERS_AT_ONCE, side="right")))
+            some = corners.take(order[begun : ends[past - 1]])
+            yield from self._make_some(sums.take(slice(first, past)), replace(some, region=some.region - first))
+            first = past
+
+    def _make_some(self, sums: _Sums, corners: Corners) -> Iterator[Region]:
         place = self._place
         part, of_part = _order_parts(corners)
         rings = trace_rings(part, corners.x, corners.y, mirrored=place is not None and place.affine.determinant < 0)
@@ -177,15 +191,16 @@ class RegionTracer:
 
 def _order_parts(corners: Corners) -> tuple[np.ndarray, list[int]]:
     """The parts by their regions, then by their first corner: of each corner its part, and of each part its region."""
-    count = int(corners.part.max(initial=-1)) + 1
-    place = (corners.y >> 1) * (int(corners.x.max(initial=0)) + 1) + corners.x
+    parts, part = np.unique(corners.part, return_inverse=True)
+    count = len(parts)
+    place = (corners.y >> 1) * (int(corners.x.max()) + 1) + corners.x
     first, region = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
-    np.minimum.at(first, corners.part, place)
-    region[corners.part] = corners.region
+    np.minimum.at(first, part, place)
+    region[part] = corners.region
     order = np.lexsort((first, region))
     number = np.empty(count, np.int64)
     number[order] = np.arange(count)
-    return number[corners.part], region[order].tolist()
+    return number[part], region[order].tolist()
 
 
 def _geometry(polygons: list[list[np.ndarray]]) -> dict[str, Any]:

@@ -24,6 +24,10 @@ class Corners:
     x: np.ndarray
     y: np.ndarray
 
+    def take(self, index: np.ndarray) -> "Corners":
+        """Those at the indices."""
+        return Corners(self.region[index], self.part[index], self.x[index], self.y[index])
+
 
 @dataclass
 class _Outline:
