@@ -1,7 +1,6 @@
 """The changed regions of a mask: their polygons, classes, scores and areas, and GeoJSON of them."""
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -74,7 +73,7 @@ class _Sums:
     pixels: np.ndarray
     area: np.ndarray
     probability: np.ndarray
-    """Summed over the pixels; NaN without probabilities."""
+    """Summed over the pixels; 0 without probabilities."""
     first: np.ndarray
     """The first pixel, as row * 2^32 + column."""
     last_row: np.ndarray
@@ -109,12 +108,13 @@ class RegionTracer:
         self._carried = Spans.none()
         self._open = self._sums(Spans.none(), np.zeros(0), 0)
         self._next_row = 0
+        self._scored = False
 
     def add(self, runs: Runs) -> Iterator[Region]:
         """Take the next rows. The regions that these close are made as they are drawn from the iterator."""
         chosen = runs.value > 0
-        total = np.full(len(chosen), np.nan) if runs.total is None else runs.total
-        self._next_row = runs.y + runs.height
+        total = np.zeros(len(chosen)) if runs.total is None else runs.total
+        self._next_row, self._scored = runs.y + runs.height, runs.total is not None
         return self._advance(Spans.of(runs, chosen), total[chosen], runs.y, runs.height)
 
     def finish(self) -> Iterator[Region]:
@@ -179,7 +179,7 @@ class RegionTracer:
                 geometry = _geometry([[points[ring] for ring in polygon] for polygon in where])
             yield Region(
                 class_index=class_index,
-                score=None if math.isnan(probability) else probability / pixels,
+                score=probability / pixels if self._scored else None,
                 area_pixels=int(pixels),
                 area=area,
                 area_unit="px" if place is None else "m2",

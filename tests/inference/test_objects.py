@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from segdiff.inference.places import find_place
 from segdiff.inference.runs import encode_slab
 from tests.inference.regions import CORNERS, EDGES, components, cuts, masks, slabs
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = {
     "pixels": (None, None),
     "projected": (from_origin(500000, 60000, 0.5, 0.5), "EPSG:32633"),
@@ -114,6 +117,14 @@ def test_the_probability_of_classes_is_that_of_any_change():
     probability[0, :, 0] = 0.25, 0.5
     (region,) = trace(slabs(np.array([[2, 2]], np.uint8), [], probability), "pixels")
     assert region.score == pytest.approx(0.625)
+
+
+def test_a_probability_that_is_no_number_is_not_hidden():
+    probability = np.array([[0.5, np.nan, 0.5]], np.float32)
+    first, second = find_objects(np.array([[1, 0, 1]], np.uint8), probability)
+    assert first.score == second.score == 0.5
+    (whole,) = find_objects(np.array([[1, 1, 1]], np.uint8), probability)
+    assert math.isnan(whole.score)
 
 
 def test_parts_that_touch_by_a_corner_make_a_multipolygon_and_holes_may_touch_the_outline():
@@ -288,6 +299,21 @@ def test_a_mask_that_its_crs_cannot_place_is_refused():
     far = from_origin(5e7, 5e7, 10, 10)
     with pytest.raises(ValueError, match=r"WGS 84 / UTM zone 33N.* cannot place the mask on the earth"):
         find_objects(np.ones((2, 2), np.uint8), None, transform=far, crs="EPSG:32633")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "most"), [("blobs", 350), ("blobs, all steps", 450), ("noise, minimum area 20", 900), ("snake", 600)]
+)
+def test_a_mask_of_400_megapixels_takes_the_memory_of_a_slab(case: str, most: float):
+    """Held whole, mask and probabilities alone are 1,900 MB. The snake's outline is held: it is one region."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_regions", case]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["megapixels"] == 400
+    assert measured["regions"] == 1 if case == "snake" else measured["regions"] > 1000
+    assert measured["peak_mb"] < most
 
 
 def write_geojson(path: Path, features) -> None:
