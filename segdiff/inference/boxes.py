@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from data_pipelines.decoding import read_info
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.shards import ShardError, read_bytes
-from segdiff.inference.objects import label_regions
 
 COLUMNS = ("x1", "y1", "x2", "y2", "type")
 """Those that a file of true objects has; further ones are left alone."""
@@ -81,6 +81,32 @@ def find_boxes(
     if unknown is not None:
         kept &= np.bincount(region, unknown[rows, columns], minlength=count) * 2 <= areas
     return Boxes(corners, classes, scores).take(kept)
+
+
+def label_regions(mask: np.ndarray, *, join: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Number the regions of `mask`, uint8 H x W of class indices 0 being the background: 1, 2, ...
+
+    Gives the labels, int32 H x W with 0 for the background, and the class of each region, int64. Pixels of one class
+    are of one region where their dilations by a square of `join` pixels to each side (2 join + 1 wide) overlap or touch
+    by an edge or a corner: two pixels that lie at most 2 join + 1 apart along either axis. The dilation joins only, it
+    adds no pixels to a region.
+    """
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ValueError(f"a mask is uint8 H x W, not {mask.dtype} of shape {mask.shape}")
+    if join < 0:
+        raise ValueError(f"join is {join} pixels: it must be 0 or more")
+    square = np.ones((2 * join + 1, 2 * join + 1), np.uint8)
+    labels = np.zeros(mask.shape, np.int32)
+    classes: list[int] = []
+    for index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)):
+        if index == 0:
+            continue
+        of_class = mask == index
+        touching = cv2.dilate(of_class.view(np.uint8), square) if join else of_class.view(np.uint8)
+        count, found = cv2.connectedComponents(touching, connectivity=8, ltype=cv2.CV_32S)
+        labels[of_class] = found[of_class] + len(classes)
+        classes += [int(index)] * (count - 1)
+    return labels, np.array(classes, np.int64)
 
 
 def read_true_boxes(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[str, Boxes]:

@@ -1,31 +1,23 @@
 """The changed regions of a mask: their polygons, classes, scores and areas, and GeoJSON of them."""
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rasterio.crs import CRS
-from rasterio.features import shapes
-from rasterio.transform import Affine
-from rasterio.warp import transform_geom
 
 from segdiff.files import write_whole
+from segdiff.inference.outlines import Corners, OpenOutlines, trace_rings
+from segdiff.inference.places import Place, find_place
+from segdiff.inference.runs import Components, Runs, Slab, Spans, check_slabs, encode_slab, touching
 
-WGS84_SEMI_MAJOR = 6378137.0
-"""Equatorial radius in metres."""
-
-WGS84_FLATTENING = 1 / 298.257223563
-
-LONGITUDE_LATITUDE = CRS.from_epsg(4326)
-
-DEGREE_DECIMALS = 9
-"""Decimals of longitudes and latitudes in a geometry: 0.1 mm on the ground."""
+_CORNERS_AT_ONCE = 1 << 16
+"""Corners of whole regions that are made to polygons together."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +25,11 @@ class Region:
     """One 8-connected region of one class.
 
     `score` is the mean probability of its pixels (None without probabilities), `area` its area in `area_unit` ("m2" or
-    "px"), `geometry` a GeoJSON geometry with its holes: longitude and latitude (WGS84) where the mask is georeferenced,
-    else x to the right and y down in pixels, pixel (row, column) covering column..column + 1 and row..row + 1.
+    "px"). `geometry` is a GeoJSON geometry with its holes: longitude and latitude (WGS84) where the mask is
+    georeferenced, else x to the right and y down in pixels, pixel (row, column) covering column..column + 1 and
+    row..row + 1. It is a Polygon, or a MultiPolygon where parts of the region touch by corners only. `polygons` are the
+    same in the mask's own CRS: of each polygon its rings, the outline first, closed, float64 N x 2 of (x, y).
+    `first_pixel` is (row, column) of its uppermost row's leftmost pixel.
     """
 
     class_index: int
@@ -42,7 +37,9 @@ class Region:
     area_pixels: int
     area: float
     area_unit: str
+    first_pixel: tuple[int, int]
     geometry: dict[str, Any]
+    polygons: list[list[np.ndarray]] = field(compare=False, repr=False)
 
 
 def find_objects(
@@ -57,112 +54,160 @@ def find_objects(
     A region is a set of pixels of one class that touch by an edge or a corner; regions come ordered by class, then by
     their first pixel. `probability` is float H x W, 0..1. `transform` is the affine transform of the pixels (a, b, c,
     d, e, f in rasterio's order) and `crs` its reference system; with both the regions are georeferenced, and areas are
-    in square metres: in a projected CRS those of the map plane, its linear unit converted to metres (Web Mercator's
-    plane is four times the ground at 60 degrees); in a geographic one those of the pixels on the WGS84 ellipsoid. A CRS
-    of neither kind raises ValueError. A polygon is the outline of the pixels; parts that touch by a corner only share
-    that vertex.
+    in square metres, as `Place.areas` says. A CRS that is neither projected nor geographic raises ValueError. A polygon
+    is the outline of the pixels.
     """
-    if probability is not None and probability.shape != mask.shape:
-        raise ValueError(f"the probability has shape {probability.shape} and the mask {mask.shape}: they must agree")
-    labels, classes = label_regions(mask)
-    count = len(classes)
-    if not count:
-        return []
-    placed = _place(transform, crs)
-    affine = Affine.identity() if placed is None else placed[0]
-    rows, columns = np.nonzero(labels)
-    of_pixel = labels[rows, columns] - 1
-    pixels = np.bincount(of_pixel, minlength=count)
-    areas = pixels if placed is None else np.bincount(of_pixel, _pixel_areas(rows, columns, *placed), minlength=count)
-    unit = "px" if placed is None else "m2"
-    scores = (
-        None if probability is None else np.bincount(of_pixel, probability[rows, columns], minlength=count) / pixels
-    )
-    outlines = [(int(label) - 1, geometry) for geometry, label in shapes(labels, labels > 0, 8, affine)]
-    geometries: list[dict[str, Any]] = [{}] * count
-    if placed is None:
-        for index, geometry in outlines:
-            geometries[index] = geometry
-    else:
-        moved = transform_geom(
-            placed[1], LONGITUDE_LATITUDE, [geometry for _, geometry in outlines], precision=DEGREE_DECIMALS
-        )
-        for (index, _), geometry in zip(outlines, moved, strict=True):
-            geometries[index] = geometry
-    return [
-        Region(
-            class_index=int(classes[index]),
-            score=None if scores is None else float(scores[index]),
-            area_pixels=int(pixels[index]),
-            area=float(areas[index]),
-            area_unit=unit,
-            geometry=geometries[index],
-        )
-        for index in range(count)
-    ]
+    tracer = RegionTracer(find_place(transform, crs))
+    regions: list[Region] = []
+    for slab in check_slabs([Slab(0, mask, probability)]):
+        regions += tracer.add(encode_slab(slab))
+    regions += tracer.finish()
+    return sorted(regions, key=lambda region: (region.class_index, region.first_pixel))
 
 
-def label_regions(mask: np.ndarray, *, join: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Number the regions of `mask`, uint8 H x W of class indices 0 being the background: 1, 2, ...
+@dataclass(frozen=True)
+class _Sums:
+    """What is known of each of N regions, or of their runs: arrays of N."""
 
-    Gives the labels, int32 H x W with 0 for the background, and the class of each region, int64. Pixels of one class
-    are of one region where their dilations by a square of `join` pixels to each side (2 join + 1 wide) overlap or touch
-    by an edge or a corner: two pixels that lie at most 2 join + 1 apart along either axis. The dilation joins only, it
-    adds no pixels to a region.
+    class_index: np.ndarray
+    pixels: np.ndarray
+    area: np.ndarray
+    probability: np.ndarray
+    """Summed over the pixels; 0 without probabilities."""
+    first: np.ndarray
+    """The first pixel, as row * 2^32 + column."""
+    last_row: np.ndarray
+
+    def gather(self, further: "_Sums", into: np.ndarray, count: int) -> "_Sums":
+        """These and then those of `further` as `count` regions; `into` names the region of each."""
+        both = _Sums(*(np.concatenate(pair) for pair in zip(vars(self).values(), vars(further).values(), strict=True)))
+        class_index = np.zeros(count, np.uint8)
+        class_index[into] = both.class_index
+        pixels, area, probability = (np.bincount(into, v, count) for v in (both.pixels, both.area, both.probability))
+        first, last_row = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
+        np.minimum.at(first, into, both.first)
+        np.maximum.at(last_row, into, both.last_row)
+        return _Sums(class_index, pixels, area, probability, first, last_row)
+
+    def take(self, index: np.ndarray | slice) -> "_Sums":
+        return _Sums(*(values[index] for values in vars(self).values()))
+
+
+class RegionTracer:
+    """Finds the regions of a mask that comes as runs of rows, top to bottom, and gives each where it ends.
+
+    A region is given with the first rows that it does not reach; what is held are the sums and the corners of the
+    regions that are open. What is given does not depend on how the mask is cut into slabs, but for the rounding of
+    scores and areas: regions come by their last row, then by their first pixel. `place` is where the mask lies; without
+    it areas and points are in pixels.
     """
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ValueError(f"a mask is uint8 H x W, not {mask.dtype} of shape {mask.shape}")
-    if join < 0:
-        raise ValueError(f"join is {join} pixels: it must be 0 or more")
-    square = np.ones((2 * join + 1, 2 * join + 1), np.uint8)
-    labels = np.zeros(mask.shape, np.int32)
-    classes: list[int] = []
-    for index in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)):
-        if index == 0:
-            continue
-        of_class = mask == index
-        touching = cv2.dilate(of_class.view(np.uint8), square) if join else of_class.view(np.uint8)
-        count, found = cv2.connectedComponents(touching, connectivity=8, ltype=cv2.CV_32S)
-        labels[of_class] = found[of_class] + len(classes)
-        classes += [int(index)] * (count - 1)
-    return labels, np.array(classes, np.int64)
+
+    def __init__(self, place: Place | None):
+        self._place = place
+        self._components, self._outlines = Components(), OpenOutlines()
+        self._carried = Spans.none()
+        self._open = self._sums(Spans.none(), np.zeros(0), 0)
+        self._next_row = 0
+        self._scored = False
+
+    def add(self, runs: Runs) -> Iterator[Region]:
+        """Take the next rows. The regions that these close are made as they are drawn from the iterator."""
+        chosen = runs.value > 0
+        total = np.zeros(len(chosen)) if runs.total is None else runs.total
+        self._next_row, self._scored = runs.y + runs.height, runs.total is not None
+        return self._advance(Spans.of(runs, chosen), total[chosen], runs.y, runs.height)
+
+    def finish(self) -> Iterator[Region]:
+        """The regions that reach the last row of the mask."""
+        return self._advance(Spans.none(), np.zeros(0), self._next_row, 1)  # a row without change closes them
+
+    def _advance(self, added: Spans, probability: np.ndarray, y: int, height: int) -> Iterator[Region]:
+        spans = self._carried.before(added)
+        last = spans.row == height - 1
+        upper, lower = touching(spans, diagonal=True)
+        alike = spans.value[upper] == spans.value[lower]
+        upper, lower = upper[alike], lower[alike]
+        regions = self._components.join(len(spans), (upper, lower), last)
+        by_edge = (spans.start[upper] < spans.stop[lower]) & (spans.start[lower] < spans.stop[upper])
+        corners = self._outlines.add(spans, (upper[by_edge], lower[by_edge]), regions, y, height)
+
+        into = np.concatenate([regions.of_open, regions.of_span[len(self._carried) :]])
+        sums = self._open.gather(self._sums(added, probability, y), into, regions.count)
+        self._carried = spans.carried(last)
+        self._open = sums.take(regions.still_open)
+        closed = np.delete(np.arange(regions.count), regions.still_open)
+        closed = closed[np.lexsort((sums.first[closed], sums.last_row[closed]))]
+        rank = np.zeros(regions.count, np.int64)
+        rank[closed] = np.arange(len(closed))
+        return self._make(sums.take(closed), replace(corners, region=rank[corners.region]))
+
+    def _sums(self, spans: Spans, probability: np.ndarray, y: int) -> _Sums:
+        row, pixels = spans.row + y, spans.stop - spans.start
+        area = pixels if self._place is None else self._place.areas(row, spans.start, spans.stop)
+        return _Sums(spans.value, pixels, area, probability, (row << 32) + spans.start, row)
+
+    def _make(self, sums: _Sums, corners: Corners) -> Iterator[Region]:
+        """The regions, in order; `corners.region` counts them."""
+        order = np.argsort(corners.region, kind="stable")
+        ends = np.cumsum(np.bincount(corners.region))
+        first = 0
+        while first < len(ends):
+            begun = ends[first - 1] if first else 0
+            past = max(first + 1, int(np.searchsorted(ends, begun + _CORNERS_AT_ONCE, side="right")))
+            some = corners.take(order[begun : ends[past - 1]])
+            yield from self._make_some(sums.take(slice(first, past)), replace(some, region=some.region - first))
+            first = past
+
+    def _make_some(self, sums: _Sums, corners: Corners) -> Iterator[Region]:
+        place = self._place
+        part, of_part = _order_parts(corners)
+        rings = trace_rings(part, corners.x, corners.y, mirrored=place is not None and place.affine.determinant < 0)
+        if place is None:
+            on_map, points, jumps = rings.points.astype(float), rings.points, np.zeros(0, int)
+        else:
+            on_map = place.map_points(rings.points)
+            points = place.degrees(on_map)
+            jumps = place.jumps(points, rings.bounds)
+        columns = zip(*(values.tolist() for values in vars(sums).values()), strict=True)
+        grouped = groupby(rings.polygons(), key=lambda polygon: of_part[polygon[0]])
+        for (class_index, pixels, area, probability, first, _), (_, group) in zip(columns, grouped, strict=True):
+            where = [polygon for _, polygon in group]
+            polygons = [[on_map[ring] for ring in polygon] for polygon in where]
+            if place and jumps.size and np.any((where[0][0].start <= jumps) & (jumps < where[-1][-1].stop)):
+                geometry = place.cut_at_antimeridian(_geometry(polygons))
+            else:
+                geometry = _geometry([[points[ring] for ring in polygon] for polygon in where])
+            yield Region(
+                class_index=class_index,
+                score=probability / pixels if self._scored else None,
+                area_pixels=int(pixels),
+                area=area,
+                area_unit="px" if place is None else "m2",
+                first_pixel=divmod(first, 1 << 32),
+                geometry=geometry,
+                polygons=polygons,
+            )
 
 
-def _place(transform: Sequence[float] | None, crs: str | CRS | None) -> tuple[Affine, CRS] | None:
-    if transform is None or not crs:  # a grid whose CRS is unnamed has the text ""
-        return None
-    system = CRS.from_user_input(crs)
-    if not (system.is_geographic or system.is_projected):
-        raise ValueError(
-            f"the CRS {system.to_wkt()[:60]!r}... is neither geographic nor projected: its place is unknown"
-        )
-    return Affine(*transform[:6]), system
+def _order_parts(corners: Corners) -> tuple[np.ndarray, list[int]]:
+    """The parts by their regions, then by their first corner: of each corner its part, and of each part its region."""
+    parts, part = np.unique(corners.part, return_inverse=True)
+    count = len(parts)
+    place = (corners.y >> 1) * (int(corners.x.max()) + 1) + corners.x
+    first, region = np.full(count, np.iinfo(np.int64).max), np.zeros(count, np.int64)
+    np.minimum.at(first, part, place)
+    region[part] = corners.region
+    order = np.lexsort((first, region))
+    number = np.empty(count, np.int64)
+    number[order] = np.arange(count)
+    return number[part], region[order].tolist()
 
 
-def _pixel_areas(rows: np.ndarray, columns: np.ndarray, affine: Affine, crs: CRS) -> np.ndarray:
-    """The area of each pixel in square metres."""
-    _, unit = crs.units_factor
-    plane = abs(affine.determinant) * unit * unit
-    if not crs.is_geographic:
-        return np.full(len(rows), plane)
-    # Exact for the cells of a north-up grid, which lie between two parallels; a turned grid's cell takes the mean over
-    # the parallels it spans.
-    centre = (affine.f + affine.d * (columns + 0.5) + affine.e * (rows + 0.5)) * unit
-    half = (abs(affine.d) + abs(affine.e)) / 2 * unit
-    return plane * (_zone_area(centre + half) - _zone_area(centre - half)) / (2 * half)
-
-
-def _zone_area(latitude: np.ndarray) -> np.ndarray:
-    """Square metres from the equator to a latitude (radians) on the WGS84 ellipsoid, per radian of longitude.
-
-    a^2 q / 2 with the authalic q of Snyder, Map Projections: A Working Manual (USGS Professional Paper 1395, 1987),
-    equation 3-12.
-    """
-    squared = WGS84_FLATTENING * (2 - WGS84_FLATTENING)
-    eccentricity = math.sqrt(squared)
-    sine = np.sin(latitude)
-    q = (1 - squared) * (sine / (1 - squared * sine**2) + np.arctanh(eccentricity * sine) / eccentricity)
-    return WGS84_SEMI_MAJOR**2 * q / 2
+def _geometry(polygons: list[list[np.ndarray]]) -> dict[str, Any]:
+    coordinates = [[ring.tolist() for ring in polygon] for polygon in polygons]
+    if len(coordinates) == 1:
+        return {"type": "Polygon", "coordinates": coordinates[0]}
+    return {"type": "MultiPolygon", "coordinates": coordinates}
 
 
 def feature(region: Region, *, pair: str, class_name: str) -> dict[str, Any]:

@@ -2,20 +2,34 @@
 
 import json
 import math
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import shapely
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.transform import Affine, from_origin
+from rasterio.warp import transform_geom
+from shapely.geometry import shape
 
-from segdiff.inference.objects import feature, find_objects, open_geojson
+from segdiff.inference.objects import Region, RegionTracer, feature, find_objects, open_geojson
+from segdiff.inference.places import find_place
+from segdiff.inference.runs import encode_slab
+from tests.inference.regions import CORNERS, EDGES, components, cuts, masks, slabs
 
-masks = arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3))
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLACES = {
+    "pixels": (None, None),
+    "projected": (from_origin(500000, 60000, 0.5, 0.5), "EPSG:32633"),
+    "geographic": (from_origin(10, 60, 1e-4, 1e-4), "EPSG:4326"),
+    "turned": (Affine(2e-5, 1e-4, 10.0, 1e-4, -2e-5, 60.0), "EPSG:4326"),
+}
 
 
 def ring_area(geometry: dict) -> float:
@@ -27,35 +41,106 @@ def ring_area(geometry: dict) -> float:
     return total
 
 
-def components(mask: np.ndarray) -> set[tuple[int, frozenset]]:
-    """8-connected regions of one class by flood filling, written independently of the module."""
-    left = {(int(r), int(c)) for r, c in zip(*np.nonzero(mask), strict=True)}
-    found = set()
-    while left:
-        stack = [left.pop()]
-        region = set(stack)
-        while stack:
-            r, c = stack.pop()
-            for near in [(r + i, c + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]:
-                if near in left and mask[near] == mask[r, c]:
-                    left.remove(near)
-                    region.add(near)
-                    stack.append(near)
-        found.add((int(mask[next(iter(region))]), frozenset(region)))
-    return found
+def trace(stream, place: str) -> list[Region]:
+    tracer = RegionTracer(find_place(*PLACES[place]))
+    found = [region for slab in stream for region in tracer.add(encode_slab(slab))]
+    return [*found, *tracer.finish()]
 
 
+@settings(deadline=None)
 @given(masks)
-def test_each_polygon_rasterizes_back_to_one_region_of_the_mask(mask: np.ndarray):
+def test_each_geometry_is_the_outline_of_one_region_of_the_mask(mask: np.ndarray):
+    expected = components(mask, CORNERS)
     regions = find_objects(mask, None)
-    found = set()
+    assert [region.class_index for region in regions] == sorted(int(mask[min(pixels)]) for pixels in expected)
+    found = []
     for region in regions:
         drawn = rasterize([region.geometry], mask.shape)
-        found.add((region.class_index, frozenset((int(r), int(c)) for r, c in zip(*np.nonzero(drawn), strict=True))))
-        assert region.area_pixels == drawn.sum() == region.area == abs(ring_area(region.geometry))
+        pixels = {(int(r), int(c)) for r, c in zip(*np.nonzero(drawn), strict=True)}
+        found.append(pixels)
+        assert region.first_pixel == min(pixels)
+        assert region.area_pixels == len(pixels) == region.area
         assert region.area_unit == "px"
-    assert found == components(mask)
-    assert len(regions) == len(found)
+        outline = shape(region.geometry)
+        assert outline.is_valid, shapely.is_valid_reason(outline)
+        assert outline.area == len(pixels)
+        parts = len(components(drawn, EDGES))
+        assert region.geometry["type"] == ("Polygon" if parts == 1 else "MultiPolygon")
+        assert len(region.polygons) == parts
+        assert all(shapely.is_ccw(shapely.LinearRing(polygon[0])) for polygon in region.polygons)
+        assert not any(shapely.is_ccw(shapely.LinearRing(hole)) for polygon in region.polygons for hole in polygon[1:])
+    assert sorted(found, key=min) == expected
+
+
+@settings(deadline=None)
+@given(masks, cuts, st.sampled_from(list(PLACES)), st.integers(0, 2**32 - 1))
+def test_any_cutting_into_slabs_gives_the_same_regions(mask: np.ndarray, cut: list[int], place: str, seed: int):
+    probability = np.random.default_rng(seed).random(mask.shape, np.float32)
+    transform, crs = PLACES[place]
+    whole = find_objects(mask, probability, transform=transform, crs=crs)
+    regions = trace(slabs(mask, cut, probability), place)
+    ends = [max(r for r, _ in pixels) for pixels in components(mask, CORNERS)]
+    firsts = [min(pixels) for pixels in components(mask, CORNERS)]
+    assert [region.first_pixel for region in regions] == [first for _, first in sorted(zip(ends, firsts, strict=True))]
+    regions.sort(key=lambda region: (region.class_index, region.first_pixel))
+    for region, other in zip(regions, whole, strict=True):
+        assert replace(region, score=None, area=0) == replace(other, score=None, area=0)
+        assert region.score == pytest.approx(other.score, rel=1e-12)
+        assert region.area == pytest.approx(other.area, rel=1e-12)
+        for polygon, same in zip(region.polygons, other.polygons, strict=True):
+            assert all(np.array_equal(*rings) for rings in zip(polygon, same, strict=True))
+
+
+@settings(deadline=None)
+@given(masks, st.sampled_from(list(PLACES)))
+def test_polygons_are_the_pixels_in_the_masks_own_crs(mask: np.ndarray, place: str):
+    transform, crs = PLACES[place]
+    for region in find_objects(mask, None, transform=transform, crs=crs):
+        outline = shapely.MultiPolygon([shapely.Polygon(rings[0], rings[1:]) for rings in region.polygons])
+        drawn = rasterize([outline], mask.shape, transform=transform or Affine.identity())
+        rows, columns = np.nonzero(drawn)
+        (match,) = [pixels for pixels in components(mask, CORNERS) if region.first_pixel in pixels]
+        assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == match
+
+
+def test_a_region_is_given_where_it_ends():
+    mask = np.array([[1, 0, 2], [1, 0, 0], [0, 0, 3]], np.uint8)
+    tracer = RegionTracer(None)
+    given = [[region.class_index for region in tracer.add(encode_slab(slab))] for slab in slabs(mask, [1, 2])]
+    assert given == [[], [2], [1]]
+    assert [region.class_index for region in tracer.finish()] == [3]
+    assert list(tracer.finish()) == []
+
+
+def test_the_probability_of_classes_is_that_of_any_change():
+    probability = np.zeros((1, 2, 3), np.float32)
+    probability[0, :, 0] = 0.25, 0.5
+    (region,) = trace(slabs(np.array([[2, 2]], np.uint8), [], probability), "pixels")
+    assert region.score == pytest.approx(0.625)
+
+
+def test_a_probability_that_is_no_number_is_not_hidden():
+    probability = np.array([[0.5, np.nan, 0.5]], np.float32)
+    first, second = find_objects(np.array([[1, 0, 1]], np.uint8), probability)
+    assert first.score == second.score == 0.5
+    (whole,) = find_objects(np.array([[1, 1, 1]], np.uint8), probability)
+    assert math.isnan(whole.score)
+
+
+def test_parts_that_touch_by_a_corner_make_a_multipolygon_and_holes_may_touch_the_outline():
+    mask = np.array([[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 1], [0, 1, 1, 1], [1, 0, 0, 0]], np.uint8)
+    (region,) = find_objects(mask, None)
+    assert region.geometry == {
+        "type": "MultiPolygon",
+        "coordinates": [
+            [
+                [[0, 0], [3, 0], [3, 2], [4, 2], [4, 4], [1, 4], [1, 3], [0, 3], [0, 0]],
+                [[1, 1], [1, 2], [2, 2], [2, 1], [1, 1]],
+                [[2, 2], [2, 3], [3, 3], [3, 2], [2, 2]],
+            ],
+            [[[0, 4], [1, 4], [1, 5], [0, 5], [0, 4]]],
+        ],
+    }
 
 
 def test_score_is_the_mean_probability_of_the_region():
@@ -174,6 +259,61 @@ def test_a_crs_without_a_place_on_the_earth_is_refused():
     local = 'LOCAL_CS["bench",UNIT["metre",1]]'
     with pytest.raises(ValueError, match=r"bench.* neither geographic nor projected"):
         find_objects(np.ones((2, 2), np.uint8), None, transform=from_origin(0, 0, 1, 1), crs=local)
+
+
+def over_antimeridian(size: int) -> tuple[Affine, str]:
+    """A grid of 100 m whose columns lie on both sides of 180 degrees, near 10 degrees north."""
+    return from_origin(171071 - 50 * size, 1106908, 100, 100), "EPSG:32601"
+
+
+def test_regions_over_the_antimeridian_are_cut_there_and_others_left_alone():
+    mask = np.zeros((6, 20), np.uint8)
+    mask[0, 2] = mask[2:4, 5:15] = mask[5, 18] = 1
+    transform, crs = over_antimeridian(20)
+    west, across, east = find_objects(mask, None, transform=transform, crs=crs)
+    assert west.geometry["type"] == east.geometry["type"] == "Polygon"
+    assert shape(west.geometry).bounds[0] > 179.9
+    assert shape(east.geometry).bounds[2] < -179.9
+    assert across.geometry["type"] == "MultiPolygon"
+    halves = [shape({"type": "Polygon", "coordinates": rings}) for rings in across.geometry["coordinates"]]
+    assert sorted(half.bounds[0] > 0 for half in halves) == [False, True]
+    assert sum(half.bounds[2] - half.bounds[0] for half in halves) < 0.02
+    assert len(across.polygons) == 1
+
+
+@settings(deadline=None)
+@given(masks)
+def test_longitudes_and_latitudes_are_those_of_gdal(mask: np.ndarray):
+    transform, crs = PLACES["projected"]
+    for region in find_objects(mask, None, transform=transform, crs=crs):
+        polygons = [[ring.tolist() for ring in polygon] for polygon in region.polygons]
+        moved = transform_geom(crs, "EPSG:4326", {"type": "MultiPolygon", "coordinates": polygons}, precision=9)
+        ours = region.geometry["coordinates"]
+        ours = [ours] if region.geometry["type"] == "Polygon" else ours
+        for polygon, other in zip(ours, moved["coordinates"], strict=True):
+            for ring, points in zip(polygon, other, strict=True):
+                assert np.abs(np.array(ring) - np.array(points)).max() < 2e-9
+
+
+def test_a_mask_that_its_crs_cannot_place_is_refused():
+    far = from_origin(5e7, 5e7, 10, 10)
+    with pytest.raises(ValueError, match=r"WGS 84 / UTM zone 33N.* cannot place the mask on the earth"):
+        find_objects(np.ones((2, 2), np.uint8), None, transform=far, crs="EPSG:32633")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "most"), [("blobs", 350), ("blobs, all steps", 450), ("noise, minimum area 20", 900), ("snake", 600)]
+)
+def test_a_mask_of_400_megapixels_takes_the_memory_of_a_slab(case: str, most: float):
+    """Held whole, mask and probabilities alone are 1,900 MB. The snake's outline is held: it is one region."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_regions", case]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["megapixels"] == 400
+    assert measured["regions"] == 1 if case == "snake" else measured["regions"] > 1000
+    assert measured["peak_mb"] < most
 
 
 def write_geojson(path: Path, features) -> None:

@@ -1,0 +1,124 @@
+"""Where a mask lies on the earth: the areas of its pixels in square metres, its points on the map and in degrees."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rasterio.warp import transform, transform_geom
+
+WGS84_SEMI_MAJOR = 6378137.0
+"""Equatorial radius in metres."""
+
+WGS84_FLATTENING = 1 / 298.257223563
+
+LONGITUDE_LATITUDE = CRS.from_epsg(4326)
+
+DEGREE_DECIMALS = 9
+"""Decimals of longitudes and latitudes in a geometry: 0.1 mm on the ground."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The affine transform of a mask's pixels and the reference system, geographic or projected, that it leads to."""
+
+    affine: Affine
+    crs: CRS
+
+    def areas(self, row: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """The area of the pixels start..stop (excluded) of each row in square metres, float64.
+
+        In a projected CRS that of the map plane, its linear unit converted to metres (Web Mercator's plane is four
+        times the ground at 60 degrees); in a geographic one that on the WGS84 ellipsoid.
+        """
+        length = stop - start
+        _, unit = self.crs.units_factor
+        plane = abs(self.affine.determinant) * unit * unit
+        if not self.crs.is_geographic:
+            return length * plane
+        if self.affine.d == 0:  # a row lies between two parallels
+            return length * self._pixel_areas(row, start, plane, unit)
+        if not len(row):
+            return np.zeros(0)
+        first = np.cumsum(length) - length
+        column = np.arange(length.sum()) - np.repeat(first - start, length)
+        return np.add.reduceat(self._pixel_areas(np.repeat(row, length), column, plane, unit), first)
+
+    def _pixel_areas(self, row: np.ndarray, column: np.ndarray, plane: float, unit: float) -> np.ndarray:
+        # Exact for the cells of a north-up grid, which lie between two parallels; a turned grid's cell takes the mean
+        # over the parallels it spans.
+        affine = self.affine
+        centre = (affine.f + affine.d * (column + 0.5) + affine.e * (row + 0.5)) * unit
+        half = (abs(affine.d) + abs(affine.e)) / 2 * unit
+        return plane * (_zone_area(centre + half) - _zone_area(centre - half)) / (2 * half)
+
+    def map_points(self, pixels: np.ndarray) -> np.ndarray:
+        """Points (x, y) in pixels, N x 2, as coordinates of the CRS, float64 N x 2."""
+        (a, b, c, d, e, f) = self.affine[:6]
+        x, y = pixels[:, 0], pixels[:, 1]
+        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+    def degrees(self, points: np.ndarray) -> np.ndarray:
+        """Points of the CRS, N x 2, as longitudes and latitudes (WGS84), float64 N x 2.
+
+        Raises ValueError where a point lies outside of what the CRS can place on the earth.
+        """
+        x, y = points.T.tolist()
+        try:
+            moved = np.array(transform(self.crs, LONGITUDE_LATITUDE, x, y)).T
+        except CPLE_BaseError as error:
+            raise self._outside(str(error)) from error
+        if not np.isfinite(moved).all():
+            raise self._outside("infinite longitudes")
+        return np.round(moved, DEGREE_DECIMALS)
+
+    def _outside(self, reason: str) -> ValueError:
+        return ValueError(f"the CRS {self.crs.to_wkt()[:60]!r}... cannot place the mask on the earth: {reason}")
+
+    def jumps(self, degrees: np.ndarray, bounds: Sequence[int]) -> np.ndarray:
+        """The points k of the rings degrees[bounds[i]:bounds[i + 1]] from which one goes round half the earth to k + 1.
+
+        So do rings over the antimeridian or around a pole, in a projected CRS; a geographic one says itself where its
+        longitudes begin. The indices are sorted.
+        """
+        if self.crs.is_geographic:
+            return np.zeros(0, np.int64)
+        far = np.abs(np.diff(degrees[:, 0])) > 180
+        far[np.array(bounds[1:-1], np.int64) - 1] = False  # from one ring to the next
+        return np.flatnonzero(far)
+
+    def cut_at_antimeridian(self, geometry: dict[str, Any]) -> dict[str, Any]:
+        """A GeoJSON geometry of the CRS in longitudes and latitudes, cut at the antimeridian as RFC 7946 asks."""
+        return transform_geom(self.crs, LONGITUDE_LATITUDE, geometry, precision=DEGREE_DECIMALS)
+
+
+def find_place(affine: Sequence[float] | None, crs: str | CRS | None) -> Place | None:
+    """The place of a mask whose pixels have the transform (a, b, c, d, e, f in rasterio's order); None without a CRS.
+
+    Raises ValueError on a CRS that is neither geographic nor projected.
+    """
+    if affine is None or not crs:  # a grid whose CRS is unnamed has the text ""
+        return None
+    system = CRS.from_user_input(crs)
+    if not (system.is_geographic or system.is_projected):
+        raise ValueError(
+            f"the CRS {system.to_wkt()[:60]!r}... is neither geographic nor projected: its place is unknown"
+        )
+    return Place(Affine(*affine[:6]), system)
+
+
+def _zone_area(latitude: np.ndarray) -> np.ndarray:
+    """Square metres from the equator to a latitude (radians) on the WGS84 ellipsoid, per radian of longitude.
+
+    a^2 q / 2 with the authalic q of Snyder, Map Projections: A Working Manual (USGS Professional Paper 1395, 1987),
+    equation 3-12.
+    """
+    squared = WGS84_FLATTENING * (2 - WGS84_FLATTENING)
+    eccentricity = math.sqrt(squared)
+    sine = np.sin(latitude)
+    q = (1 - squared) * (sine / (1 - squared * sine**2) + np.arctanh(eccentricity * sine) / eccentricity)
+    return WGS84_SEMI_MAJOR**2 * q / 2
