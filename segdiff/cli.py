@@ -76,7 +76,7 @@ class _Screen:
             render(self.console)
 
     @contextlib.contextmanager
-    def progress(self, what: str, unit: str = "pairs") -> Iterator[Callable[[int, int], None]]:
+    def progress(self, what: str, unit: str = "pairs") -> Iterator[Callable[[float, int], None]]:
         """A bar with rate and time left on a terminal, a line at each tenth elsewhere. Yields update(done, total)."""
         if self.quiet:
             yield lambda done, total: None
@@ -90,11 +90,11 @@ class _Screen:
         else:
             tenth = 0
 
-            def update(done: int, total: int) -> None:
+            def update(done: float, total: int) -> None:
                 nonlocal tenth
                 if done * 10 // max(total, 1) > tenth:
-                    tenth = done * 10 // max(total, 1)
-                    self.say(f"{what}: {done} of {total} {unit}")
+                    tenth = int(done * 10 // max(total, 1))
+                    self.say(f"{what}: {int(done)} of {total} {unit}")
 
             yield update
 
@@ -626,7 +626,8 @@ def predict(
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.manifest import digest
-    from segdiff.inference.predictor import FailedPair, load, predict_pairs
+    from segdiff.inference.predictor import FailedPair, PredictedRaster, load, stream_pairs
+    from segdiff.inference.rasters import is_raster
     from segdiff.model_files import resolve_model
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
@@ -665,21 +666,38 @@ def predict(
     for fault in data.faults:
         failed[fault.path.stem] = "; ".join(filter(None, (failed.get(fault.path.stem), str(fault))))
     fractions = [float(row["changed_fraction"]) for row in folder.done.values()]
-    with folder, screen.progress("predicting") as update:
+    # of a single pair of rasters the rows are counted, of several the pairs
+    alone = len(pairs) == 1 and is_raster(pairs[0].before) and is_raster(pairs[0].after)
+    with (
+        folder,
+        screen.progress("predicting", "rows" if alone else "pairs") as update,
+        contextlib.closing(stream_pairs(detector, pairs, **options)) as results,
+    ):
         for name, problem in failed.items():
             folder.fail(name, problem)
             _complain(problem)
-        for done, result in enumerate(predict_pairs(detector, pairs, **options), start=1):
+
+        def row_by_row(rows: int, of: int) -> None:
+            if alone:
+                update(rows, of)
+            else:
+                update(done - 1 + rows / of, len(pairs))
+
+        for done, result in enumerate(results, start=1):
             try:
                 if isinstance(result, FailedPair):
                     raise DataError(result.error)
-                row = folder.add(result.pair, result.images, result.prediction, result.seconds)
+                if isinstance(result, PredictedRaster):
+                    row = folder.add_raster(result, row_by_row)
+                else:
+                    row = folder.add(result.pair, result.images, result.prediction, result.seconds)
                 fractions.append(float(row["changed_fraction"]))
             except DataError as error:
                 failed[result.pair.name] = str(error)
                 folder.fail(result.pair.name, str(error))
                 _complain(str(error))
-            update(done, len(pairs))
+            if not alone:
+                update(done, len(pairs))
     summary = {
         "out": out,
         "predicted": len(fractions),

@@ -5,23 +5,32 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.decoding import Grid
 from data_pipelines.layouts import DataError, Pair
 from segdiff.files import write_whole
-from segdiff.inference.objects import feature, find_objects, open_geojson
-from segdiff.inference.predictor import LoadedPair, Prediction
+from segdiff.inference.background import ahead
+from segdiff.inference.objects import Region, RegionTracer, feature, find_objects, open_geojson
+from segdiff.inference.places import find_place
+from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction
+from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import (
+    RowWriter,
     is_raster,
     open_mask_writer,
     open_probability_writer,
     write_png_mask,
 )
+from segdiff.inference.runs import Slab, encode_slab
 
 DrawPair = Callable[..., np.ndarray]
 """(before, after, mask, truth, classes=names) -> RGB picture."""
@@ -208,17 +217,80 @@ class PredictionFolder:
         self._write_image(self.folder / "overlays" / f"{name}.jpg", picture)
         counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
         changed = int(np.count_nonzero(mask))
+        unit = regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2")
+        area = sum(region.area for region in regions)
+        return self._finish(name, changed, counted, len(regions), area, unit, seconds, **(scores or {}))
+
+    def add_raster(self, result: PredictedRaster, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Writes everything of two rasters as their rows come, while the next ones are computed; returns the row.
+
+        ``progress`` is told the rows that are done and how many there are. Raises DataError as ``add`` does, and where
+        a raster cannot be read further.
+        """
+        began = time.perf_counter()
+        pair, images = result.pair, result.images
+        name, grid, size = pair.name, images.grid, {"width": images.width, "height": images.height}
+        try:
+            place = None if grid is None else find_place(grid.transform, grid.crs)
+        except ValueError as error:
+            raise DataError(f"{pair.after}: {error}") from error
+        tracer, small = RegionTracer(place), Preview(images.height, images.width, "largest")
+        changed = counted = objects = 0
+        area = 0.0
+        with ExitStack() as stack:
+            masks = stack.enter_context(open_mask_writer(self.folder / "masks" / f"{name}.tif", grid=grid, **size))
+            probabilities = stack.enter_context(self._probability_writer(name, grid, **size))
+            features = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=self.folder))
+
+            def write(regions: Iterable[Region]) -> None:
+                nonlocal objects, area
+                for region in regions:
+                    objects, area = objects + 1, area + region.area
+                    item = feature(region, pair=name, class_name=self.classes[region.class_index])
+                    features.write(json.dumps(item) + "\n")
+
+            for y, mask, probability, valid in stack.enter_context(ahead(result.rows, 2)):
+                masks.write_rows(y, mask * np.uint8(255) if len(self.classes) == 2 else mask, valid)
+                if probabilities is not None:
+                    probabilities.write_rows(y, probability, valid)
+                write(tracer.add(encode_slab(Slab(y, mask, probability, valid))))
+                small.add(mask)
+                changed += int(np.count_nonzero(mask))
+                counted += mask.size if valid is None else int(np.count_nonzero(valid))
+                progress(y + len(mask), images.height)
+            write(tracer.finish())
+            features.seek(0)
+            with self._features.open("a", encoding="utf-8") as stream:
+                shutil.copyfileobj(features, stream)
+        picture = self._draw(*images.previews(), small.image(), None, classes=self.classes)
+        self._write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        return self._finish(
+            name, changed, counted, objects, area, "px" if place is None else "m2", time.perf_counter() - began
+        )
+
+    def _finish(
+        self,
+        name: str,
+        changed: int,
+        counted: int,
+        objects: int,
+        area: float,
+        unit: str,
+        seconds: float,
+        **scores: float,
+    ) -> dict[str, Any]:
+        """The row of a pair, when everything that it names exists."""
         row = {
             "name": name,
             "status": "ok",
             "changed_pixels": changed,
             "changed_fraction": f"{changed / max(counted, 1):.6f}",
-            "area": f"{sum(region.area for region in regions):.10g}",
-            "objects": len(regions),
+            "area": f"{area:.10g}",
+            "objects": objects,
             "seconds": f"{seconds:.3f}",
             "error": "",
-            "area_unit": regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2"),
-            **{key: f"{value:.6f}" for key, value in (scores or {}).items()},
+            "area_unit": unit,
+            **{key: f"{value:.6f}" for key, value in scores.items()},
         }
         self._row(row)
         return row
@@ -234,16 +306,22 @@ class PredictionFolder:
                 out.write_rows(0, stored, prediction.valid)
         else:
             write_png_mask(self.folder / "masks" / f"{name}.png", stored)
-        if self._probabilities:
-            names = ["change"] if prediction.probability.ndim == 2 else list(self.classes)
-            with open_probability_writer(
-                self.folder / "probabilities" / f"{name}.tif",
-                width=width,
-                height=height,
-                grid=prediction.grid,
-                band_names=names,
-            ) as out:
-                out.write_rows(0, prediction.probability, prediction.valid)
+        with self._probability_writer(name, prediction.grid, width=width, height=height) as probabilities:
+            if probabilities is not None:
+                probabilities.write_rows(0, prediction.probability, prediction.valid)
+
+    @contextmanager
+    def _probability_writer(
+        self, name: str, grid: Grid | None, *, width: int, height: int
+    ) -> Iterator[RowWriter | None]:
+        """None where probabilities were not asked for."""
+        if not self._probabilities:
+            yield None
+            return
+        names = ["change"] if len(self.classes) == 2 else list(self.classes)
+        path = self.folder / "probabilities" / f"{name}.tif"
+        with open_probability_writer(path, width=width, height=height, grid=grid, band_names=names) as writer:
+            yield writer
 
     def fail(self, name: str, error: str) -> None:
         """A row for a pair that could not be predicted."""

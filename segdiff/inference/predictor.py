@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ import rasterio.vrt
 from data_pipelines.decoding import Grid, dataset_info, grid_difference, read_dataset, read_image, read_info
 from data_pipelines.layouts import DataError, Pair, match_pairs
 from data_pipelines.shards import gdal_name
-from segdiff.inference.raster_pairs import RasterPair, open_raster_pair
+from segdiff.inference.raster_pairs import RasterPair
 from segdiff.inference.rasters import is_raster, valid_rows
 from segdiff.inference.runtimes import (
     Batch,
@@ -179,8 +179,9 @@ class Detector:
         name: str = "",
     ) -> Prediction:
         """``predict`` on images that have been read already."""
-        stream = self.predict_stream([pair], threshold=threshold, tile=tile, overlap=overlap)
-        ((_, prediction),) = ((one, _whole(one, rows, name)) for one, rows in stream)
+        for _, rows in self.predict_stream([pair], threshold=threshold, tile=tile, overlap=overlap):
+            assert rows is not None
+            prediction = _whole(pair, rows, name)
         return prediction
 
     def predict_stream(
@@ -382,20 +383,20 @@ def predict_pairs(detector: Detector, pairs: Iterable[Pair], **options: Any) -> 
 
 def stream_pairs(
     detector: Detector, pairs: Iterable[Pair], **options: Any
-) -> Iterator[PredictedPair | PredictedRaster | FailedPair]:
+) -> Generator[PredictedPair | PredictedRaster | FailedPair, None, None]:
     """``predict_pairs``, but two GeoTIFFs are read and predicted row by row, whatever their size."""
     return _predict(detector, pairs, True, options)
 
 
 def _predict(
     detector: Detector, pairs: Iterable[Pair], stream_rasters: bool, options: dict[str, Any]
-) -> Iterator[PredictedPair | PredictedRaster | FailedPair]:
+) -> Generator[PredictedPair | PredictedRaster | FailedPair, None, None]:
     names: deque[Pair] = deque()
 
     def read(pair: Pair) -> LoadedPair | RasterPair | FailedPair:
         try:
             if stream_rasters and is_raster(pair.before) and is_raster(pair.after):
-                return open_raster_pair(pair.before, pair.after, (detector.bands, detector.bands_after))
+                return RasterPair(pair.before, pair.after, (detector.bands, detector.bands_after))
             return detector.read(pair.before, pair.after)
         except DataError as error:
             return FailedPair(pair, str(error))

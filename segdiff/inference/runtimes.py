@@ -220,7 +220,7 @@ def mean_of(runtimes: list[Runtime]) -> Runtime:
 
         streams = [runtime(own(queue)) for runtime, queue in zip(runtimes, waiting, strict=True)]
         for members in zip(*streams, strict=True):
-            yield np.mean(members, axis=0, dtype=np.float32)
+            yield np.asarray(np.mean(members, axis=0, dtype=np.float32))
 
     return run
 
