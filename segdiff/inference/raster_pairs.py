@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from rasterio.io import DatasetReader
 
 from data_pipelines.decoding import ImageInfo, dataset_info, grid_difference, open_tiff, read_rows
@@ -14,6 +15,9 @@ from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import valid_rows
 from segdiff.inference.runtimes import Batch
 from segdiff.inference.tiling import TilePlan, read_tile
+
+_BLOCK_CACHE = 256 * 2**20
+"""Bytes of decoded blocks that GDAL keeps: those that two rows of tiles share; by default it is 5 % of the memory."""
 
 
 class RasterPair:
@@ -29,7 +33,7 @@ class RasterPair:
         # rasterio's datasets are used and closed by the thread that opened them
         self._reader = ThreadPoolExecutor(1)
         try:
-            self._datasets, info = self._reader.submit(_open, before, after).result()
+            self._opened, self._datasets, info = self._reader.submit(_open, before, after).result()
         except BaseException:
             self._reader.shutdown()
             raise
@@ -90,13 +94,14 @@ class RasterPair:
 
     def close(self) -> None:
         """Waits for what is being read, and closes both rasters."""
-        self._reader.submit(lambda: [dataset.close() for dataset in self._datasets]).result()
+        self._reader.submit(self._opened.close).result()
         self._reader.shutdown()
 
 
-def _open(before: Path, after: Path) -> tuple[list[DatasetReader], ImageInfo]:
-    """Both, open, and what the header of the one after says."""
+def _open(before: Path, after: Path) -> tuple[ExitStack, list[DatasetReader], ImageInfo]:
+    """Both, open, with what closes them, and what the header of the one after says."""
     with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_BLOCK_CACHE))
         datasets = [stack.enter_context(open_tiff(path)) for path in (before, after)]
         one, other = (dataset_info(dataset) for dataset in datasets)
         if one.grid and other.grid and (difference := grid_difference(one.grid, other.grid)):
@@ -106,5 +111,4 @@ def _open(before: Path, after: Path) -> tuple[list[DatasetReader], ImageInfo]:
                 f"{after}: is {other.width} x {other.height} pixels (width x height), {before} is "
                 f"{one.width} x {one.height}; crop or resample one"
             )
-        stack.pop_all()
-        return datasets, other
+        return stack.pop_all(), datasets, other
