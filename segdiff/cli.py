@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from data_pipelines.layouts import DataSet, Pair
     from data_pipelines.validation import CheckReport, MaskCoding
     from segdiff.inference.object_scores import ObjectOptions
+    from segdiff.inference.predictor import Detector
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
@@ -54,6 +55,19 @@ Threshold = Annotated[
 ]
 Tile = Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels; default: the model's.")]
 Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels that tiles share; default: the model's.")]
+Ensemble = Annotated[
+    list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
+]
+TestTimeAugmentation = Annotated[
+    Literal["d4"] | None, typer.Option(help="d4: the mean over the eight turns and mirror images; 8 x the time.")
+]
+Runtime = Annotated[
+    Literal["auto", "tensorflow", "openvino"],
+    typer.Option(help="auto: OpenVINO on processors, TensorFlow on GPUs."),
+]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the processor multiplies it.")
+]
 Ignore = Annotated[int | None, typer.Option(min=1, max=255, help="Mask value of pixels without truth.")]
 
 
@@ -421,6 +435,10 @@ def evaluate(
     ] = 0,
     pad: Annotated[int, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")] = 0,
     minimum_area: Annotated[int, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = 1,
+    ensemble: Ensemble = None,
+    tta: TestTimeAugmentation = None,
+    runtime: Runtime = "auto",
+    precision: Precision = "auto",
     ignore: Ignore = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -441,7 +459,7 @@ def evaluate(
     screen = _Screen(as_json, quiet)
     scores = _evaluate(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
-        objects=options if objects else None,
+        objects=options if objects else None, ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
     )  # fmt: skip
 
     def render(console: Console) -> None:
@@ -464,6 +482,10 @@ def _evaluate(
     ignore: int | None,
     overwrite: bool,
     objects: "ObjectOptions | None" = None,
+    ensemble: Sequence[str] = (),
+    tta: Literal["d4"] | None = None,
+    runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> dict[str, Any]:
     from data_pipelines.layouts import DataError
     from data_pipelines.validation import FaultyDataError
@@ -485,7 +507,9 @@ def _evaluate(
     if report.faults or report.coding is None:
         raise FaultyDataError([report])
     chosen, pairs = split_pairs(report.data, split, model)
-    detector = load(model)
+    detector = load(
+        model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None
+    )
     classes = detector.settings.classes
     try:
         truth = Truth(report.coding, len(classes))
@@ -503,7 +527,12 @@ def _evaluate(
         folder = None
         if out is not None:
             true_masks = {pair.name: str(pair.mask.resolve()) for pair in pairs if pair.mask}
-            options = {"split": chosen, "ignore": ignore, **({"objects": asdict(objects)} if objects else {})}
+            options = {
+                "split": chosen,
+                "ignore": ignore,
+                **_how(detector, ensemble, tta),
+                **({"objects": asdict(objects)} if objects else {}),
+            }
             job = Job(detector.path, options, {"data": str(data.resolve())}, true_masks)
             columns = ("f1", "precision", "recall", "iou")
             object_columns = ("object_f1", "object_precision", "object_recall") if objects else ()
@@ -546,6 +575,15 @@ def _evaluate(
             with write_whole(out / "metrics.json") as temporary:
                 temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
     return figures
+
+
+def _how(detector: "Detector", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
+    """What the probabilities depend on besides the model, for prediction.json."""
+    from segdiff.inference.manifest import digest
+    from segdiff.model_files import resolve_model
+
+    members = [digest(resolve_model(member)) for member in ensemble]
+    return {"ensemble": members, "tta": tta, "runtime": detector.runtime}
 
 
 def _render_scores(console: Console, scores: dict[str, Any]) -> None:
@@ -597,20 +635,10 @@ def predict(
     threshold: Threshold = None,
     tile: Tile = None,
     overlap: Overlap = None,
-    ensemble: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
-    ] = None,
-    tta: Annotated[
-        Literal["d4"] | None, typer.Option(help="d4: the mean over the eight turns and mirror images; 8 x the time.")
-    ] = None,
-    runtime: Annotated[
-        Literal["auto", "tensorflow", "openvino"],
-        typer.Option(help="auto: OpenVINO on processors, TensorFlow on GPUs."),
-    ] = "auto",
-    precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="auto: bfloat16 where the processor multiplies it."),
-    ] = "auto",
+    ensemble: Ensemble = None,
+    tta: TestTimeAugmentation = None,
+    runtime: Runtime = "auto",
+    precision: Precision = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.tif.")] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -625,10 +653,8 @@ def predict(
         raise DataError("; ".join(empty))
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
-    from segdiff.inference.manifest import digest
     from segdiff.inference.predictor import FailedPair, PredictedRaster, load, stream_pairs
     from segdiff.inference.rasters import is_raster
-    from segdiff.model_files import resolve_model
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
@@ -648,9 +674,7 @@ def predict(
         {
             **options,
             "probabilities": probabilities,
-            "ensemble": [digest(resolve_model(member)) for member in ensemble or ()],
-            "tta": tta,
-            "runtime": detector.runtime,
+            **_how(detector, ensemble or (), tta),
         },
         {"before": str(before.resolve()), "after": str(after.resolve())},
     )
