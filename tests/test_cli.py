@@ -691,3 +691,41 @@ def test_the_demo(segdiff_command, tmp_path):
     again = segdiff_command("demo", "--out", out)
     assert again.returncode == 2
     require_one_line(again.stderr, out, "--overwrite")
+
+
+def test_predict_of_a_converted_model_imports_no_tensorflow(segdiff_command, tiny_run, tmp_path):
+    call = ["predict", tiny_run.run, tiny_run.data / "A", tiny_run.data / "B", "--quiet", "--out"]
+    done = segdiff_command(*call, tmp_path / "first")
+    assert (done.returncode, done.stderr) == (0, "")
+    code = (
+        "import sys; from segdiff import cli\n"
+        f"sys.argv = ['segdiff', *{[str(part) for part in call]!r}, {str(tmp_path / 'second')!r}]\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert end.code is None or end.code == 0, end.code\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules), 'TensorFlow was imported'\n"
+    )
+    environment = {**os.environ, "SEGDIFF_CACHE": str(tmp_path / "cache")}
+    for expected in (1, 0):  # the first time it is converted, for which Keras is needed
+        again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert again.returncode == expected, again.stderr
+        if expected:
+            assert "TensorFlow was imported" in again.stderr
+            shutil.rmtree(tmp_path / "second")
+    for name in ("masks/scene_0003.png", "objects.geojson"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_how_the_probabilities_were_made_is_part_of_the_job(here, tiny_run, tmp_path):
+    pair = (tiny_run.data / "A" / "scene_0003.png", tiny_run.data / "B" / "scene_0003.png")
+    out = tmp_path / "out"
+    call = ("predict", tiny_run.run, *pair, "--out", out, "--probabilities", "--precision", "float32", "--quiet")
+    assert here(*call, "--runtime", "openvino")[0] == 0
+    assert json.loads((out / "prediction.json").read_text())["options"]["runtime"].startswith("OpenVINO in float32")
+    for other in (("--tta", "d4"), ("--ensemble", tiny_run.run), ("--runtime", "tensorflow")):
+        status, _, err = here(*call, *other)
+        assert (status, "options differ" in err) == (2, True), err
+    assert here(*call, "--tta", "d4", "--ensemble", tiny_run.run, "--runtime", "tensorflow", "--overwrite")[0] == 0
+    options = json.loads((out / "prediction.json").read_text())["options"]
+    assert (options["tta"], options["runtime"], len(options["ensemble"])) == ("d4", "TensorFlow in float32", 1)
+    status, _, err = here(*call, "--ensemble", tmp_path / "none.keras", "--overwrite")
+    assert status == 2
+    require_one_line(err, "none.keras")
