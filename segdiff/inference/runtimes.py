@@ -1,5 +1,6 @@
 """What computes the probabilities of tiles: TensorFlow or OpenVINO, each a stream of batches in, probabilities out."""
 
+import functools
 import importlib.util
 import shutil
 import tempfile
@@ -7,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,22 +125,28 @@ def _open_converted(path: Path, precision: Precision) -> Network:
 def openvino_runtime(file: Path, precision: Precision = "auto") -> tuple[Runtime, str]:
     """The network in the file by OpenVINO on the processor, and which precision that is.
 
-    As many batches are computed side by side as OpenVINO finds best, about one a core: one at a time leaves cores idle.
+    Of several batches as many are computed side by side as OpenVINO finds best, about one a core, since one at a time
+    leaves cores idle; all cores work together on one that comes alone.
     """
     import openvino
 
     kind = precision if precision != "auto" else "bfloat16" if bfloat16_flag() else "float32"
-    hints = {
-        "PERFORMANCE_HINT": "THROUGHPUT",
-        "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[kind],
-    }
-    compiled = openvino.Core().compile_model(file, "CPU", hints)
-    count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    # one more than run at once: it waits, and begins while the result of another is being taken away
-    requests = [compiled.create_infer_request() for _ in range(count + 1)]
+    core = openvino.Core()
+    network = core.read_model(file)
+
+    @functools.cache
+    def requests(hint: str) -> list[Any]:
+        """What computes: those for many batches are one more than run at once, to begin while a result is taken."""
+        precision_hint = {"bfloat16": "bf16", "float32": "f32"}[kind]
+        hints = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision_hint}
+        compiled = core.compile_model(network, "CPU", hints)
+        count = 1 if hint == "LATENCY" else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+        return [compiled.create_infer_request() for _ in range(count)]
 
     def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
-        free, running = deque(requests), deque[Any]()
+        coming = iter(batches)
+        first = list(islice(coming, 2))
+        free, running = deque(requests("LATENCY" if len(first) < 2 else "THROUGHPUT")), deque[Any]()
 
         def result() -> np.ndarray:
             request = running.popleft()
@@ -147,7 +155,7 @@ def openvino_runtime(file: Path, precision: Precision = "auto") -> tuple[Runtime
             return request.get_output_tensor(0).data.copy()
 
         try:
-            for before, after in batches:
+            for before, after in chain(first, coming):
                 done = None if free else result()
                 request = free.popleft()
                 request.start_async({"before": before, "after": after}, share_inputs=True)
@@ -160,7 +168,7 @@ def openvino_runtime(file: Path, precision: Precision = "auto") -> tuple[Runtime
             for request in running:  # of a consumer that went away
                 request.wait()
 
-    return run, f"OpenVINO in {kind}, {count} at once"
+    return run, f"OpenVINO in {kind}"
 
 
 def tensorflow_runtime(model: Any, precision: Precision = "auto") -> tuple[Runtime, str]:
