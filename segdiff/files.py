@@ -5,12 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+UNFINISHED = ".part"
+"""What the name of a file that is being written ends with, before its suffix."""
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what processes that were killed left half written in a folder."""
+    for path in folder.glob(f".*{UNFINISHED}*"):
+        path.unlink(missing_ok=True)
+
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` at the end, or remove it where an error came up."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # with the same ending: writers go by it
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{UNFINISHED}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from segdiff.files import write_whole
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.precision import with_precision
 from segdiff.training.failures import TrainingError
@@ -16,9 +17,8 @@ from segdiff.training.failures import TrainingError
 
 def save_detector(model: ChangeDetector, path: Path) -> None:
     """Writes the model whole or not at all: in float32, without optimizer state."""
-    temporary = path.with_name(f".{path.stem}.tmp.keras")
-    with_precision(model, "float32").save(temporary)
-    temporary.replace(path)
+    with write_whole(path) as temporary:
+        with_precision(model, "float32").save(temporary)
 
 
 class ShortBar(keras.callbacks.ProgbarLogger):
@@ -107,12 +107,10 @@ class History(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, **{key: float(value) for key, value in logs.items()}, "seconds": round(seconds, 3)}
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.rows.append(row)
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as stream:
+        with write_whole(self.path) as temporary, temporary.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, fieldnames=list(row), restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        temporary.replace(self.path)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

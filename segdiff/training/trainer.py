@@ -18,13 +18,13 @@ from data_pipelines.layouts import DataError, Pair, find_pairs
 from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, Part, training_batches, whole_image_batches
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, dump_config, load_config
-from segdiff.files import write_whole
+from segdiff.files import remove_unfinished, write_whole
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.encoders import learning_rate_scales
 from segdiff.models.heads import DeepSupervision
 from segdiff.models.loading import load_model
-from segdiff.models.precision import choose_precision, choose_xla, with_precision
+from segdiff.models.precision import POLICIES, choose_precision, choose_xla, with_precision
 from segdiff.training.backup import Backup, PassOver, Position, restore_backup, state_variables
 from segdiff.training.callbacks import (
     EpochLines,
@@ -38,7 +38,7 @@ from segdiff.training.callbacks import (
 )
 from segdiff.training.data_wait import DataWait
 from segdiff.training.distribution import Distribution, open_distribution
-from segdiff.training.failures import memory_explained
+from segdiff.training.failures import disk_explained, memory_explained
 from segdiff.training.interruption import HeldSignals, hold_signals
 from segdiff.training.losses import ChangeLoss
 from segdiff.training.metrics import ChangeScores, class_scores
@@ -95,8 +95,11 @@ def train(
 
     with distribution.scope():
         detector = _initial_model(config, data.classes, say)
-        precision, reason = choose_precision(config.train.precision, detector)
-        say(f"precision {precision}: {reason}")
+    precision, reason = _precision(config, detector, run if resume else None)
+    (chosen,) = distribution.from_chief([np.array(POLICIES.index(precision))])
+    precision = POLICIES[int(chosen)]
+    say(f"precision {precision}: {reason}")
+    with distribution.scope():
         detector = with_precision(detector, precision)
     compiled, reason = choose_xla(config.train.jit, precision)
     if distribution.strategy is not None:
@@ -170,7 +173,8 @@ def train(
     wait = DataWait(say, passed=start.step)
     # a worker that stores nothing has nothing to wait for
     holding = hold_signals() if chief else nullcontext(HeldSignals())
-    with distribution.fitting(), holding as signals, memory_explained(config.train.batch, config.data.crop):
+    memory = memory_explained(config.train.batch, config.data.crop)
+    with distribution.fitting(), holding as signals, disk_explained(run), memory:
         backup = Backup(
             run / "backup",
             start,
@@ -204,7 +208,16 @@ def train(
             ],
         )
     # by the chief alone, on every pixel
-    return _conclude(run, config, data, best, rows, validation(Part()), precision) if chief else None
+    with disk_explained(run):
+        return _conclude(run, config, data, best, rows, validation(Part()), precision) if chief else None
+
+
+def _precision(config: Config, detector: ChangeDetector, run: Path | None) -> tuple[str, str]:
+    """That in which a run began, also where this machine would choose another: its state depends on it."""
+    environment = None if run is None else run / "environment.json"
+    if environment is not None and environment.exists():
+        return json.loads(environment.read_text(encoding="utf-8"))["precision"], "as the run began"
+    return choose_precision(config.train.precision, detector)
 
 
 def _share_start(distribution: Distribution, model: keras.Model, start: Position) -> Position:
@@ -409,6 +422,7 @@ def _claim(run: Path, config: Config, resume: bool) -> None:
         raise ConfigError(f"{run}: holds a run already; go on with it with --resume, or name another folder with --out")
     if (run / "metrics.json").exists():
         raise ConfigError(f"{run}: this run is finished, there is nothing to resume")
+    remove_unfinished(run)
     before = load_config(written).model_dump(mode="json")
     differing = _differences(before, config.model_dump(mode="json"))
     if differing:

@@ -12,8 +12,9 @@ import tensorflow as tf
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.change_detector import ChangeDetector
+from segdiff.models.loading import load_model
 from segdiff.training.backup import Backup, PassOver, Position, restore_backup
-from segdiff.training.failures import TrainingError, memory_explained
+from segdiff.training.failures import TrainingError, disk_explained, memory_explained
 from segdiff.training.interruption import HeldSignals, hold_signals
 
 BEGIN = Position()
@@ -231,6 +232,46 @@ def test_where_the_disk_is_full_the_state_before_survives(tmp_path):
     assert f"{folder}: the state cannot be stored" in done.stdout
     assert names(folder) == ["step-00000-0000001"]
     assert restore_backup(detector(), folder, no_line)[0] == Position(0, 1)
+
+
+FULL_DISK_FOR_A_MODEL = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from test_backup import TrainingError, detector, disk_explained
+from segdiff.training.callbacks import save_detector
+run = Path(sys.argv[1])
+save_detector(detector(), run / "model.keras")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with disk_explained(run):
+        save_detector(detector(), run / "model.keras")
+except TrainingError as error:
+    print(error)
+"""
+
+
+def test_where_the_disk_is_full_the_model_before_survives_and_nothing_is_left_half_written(tmp_path):
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK_FOR_A_MODEL, str(tmp_path), here], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("\n") == 1
+    assert f"{tmp_path}: cannot be written (" in done.stdout
+    assert done.stdout.endswith("go on with --resume\n")
+    assert names(tmp_path) == ["model.keras"]
+    assert load_model(tmp_path / "model.keras").bands == 1
+
+
+def test_a_full_disk_of_which_tensorflow_complains_is_no_lack_of_memory(tmp_path):
+    complaint = tf.errors.ResourceExhaustedError(None, None, f"{tmp_path}/events; No space left on device")
+    with (
+        pytest.raises(TrainingError, match=f"^{tmp_path}: cannot be written .No space left on device.; .*--resume"),
+        disk_explained(tmp_path),
+        memory_explained(8, 256),
+    ):
+        raise complaint
 
 
 def test_a_lack_of_memory_says_what_to_try():

@@ -14,6 +14,7 @@ from data_pipelines.validation import FaultyDataError
 from segdiff.config import Config, ConfigError, load_config
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
+from segdiff.training import trainer
 from segdiff.training.callbacks import TrainingError, read_history
 from segdiff.training.trainer import read_data, train
 from segdiff.visualization.overlays import overlay
@@ -280,6 +281,22 @@ def test_a_run_goes_on_within_an_epoch_and_ends_as_the_unbroken_one(scenes, unbr
     resumed = quiet_train(config, run, resume=True, said=said)
     assert "going on at epoch 3 of 3, 1 of 2 steps of it are done" in said
     assert_same_end(run, resumed, whole, metrics)
+
+
+def test_a_run_goes_on_in_the_precision_in_which_it_began(scenes, tmp_path, monkeypatch):
+    """On a machine that would choose another one: a state has other variables in float16, with its scaled loss."""
+    run, config = tmp_path / "run", configured(scenes, train__epochs=2, train__precision="auto")
+    monkeypatch.setattr(trainer, "choose_precision", lambda asked, model: ("mixed_float16", "a test says so"))
+    quiet_train(config, run)
+    shutil.rmtree(sorted((run / "backup").iterdir())[-1])
+    (run / "metrics.json").unlink()
+    (run / ".model.1.part.keras").write_text("of a process that was killed")
+    monkeypatch.undo()
+    said: list[str] = []
+    quiet_train(config, run, resume=True, said=said)
+    assert "precision mixed_float16: as the run began" in said
+    assert json.loads((run / "environment.json").read_text())["precision"] == "mixed_float16"
+    assert not list(run.glob(".*"))
 
 
 def assert_same_end(run: Path, resumed: dict, whole: Path, metrics: dict) -> None:

@@ -1,0 +1,5 @@
+"""`python -m segdiff`."""
+
+from segdiff.cli import main
+
+main()
