@@ -167,13 +167,14 @@ class RegionTracer:
         else:
             on_map = place.map_points(rings.points)
             points = place.degrees(on_map)
-            jumps = place.jumps(points, rings.bounds)
+            jumps = place.jumps(points)
         columns = zip(*(values.tolist() for values in vars(sums).values()), strict=True)
         grouped = groupby(rings.polygons(), key=lambda polygon: of_part[polygon[0]])
         for (class_index, pixels, area, probability, first, _), (_, group) in zip(columns, grouped, strict=True):
             where = [polygon for _, polygon in group]
             polygons = [[on_map[ring] for ring in polygon] for polygon in where]
-            if place and jumps.size and np.any((where[0][0].start <= jumps) & (jumps < where[-1][-1].stop)):
+            begin, end = where[0][0].start, where[-1][-1].stop
+            if place and jumps.size and np.any((begin <= jumps) & (jumps < end - 1)):
                 geometry = place.cut_at_antimeridian(_geometry(polygons))
             else:
                 geometry = _geometry([[points[ring] for ring in polygon] for polygon in where])

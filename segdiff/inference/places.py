@@ -79,17 +79,15 @@ class Place:
     def _outside(self, reason: str) -> ValueError:
         return ValueError(f"the CRS {self.crs.to_wkt()[:60]!r}... cannot place the mask on the earth: {reason}")
 
-    def jumps(self, degrees: np.ndarray, bounds: Sequence[int]) -> np.ndarray:
-        """The points k of the rings degrees[bounds[i]:bounds[i + 1]] from which one goes round half the earth to k + 1.
+    def jumps(self, degrees: np.ndarray) -> np.ndarray:
+        """The points after which the longitude goes more than half round the earth: indices, sorted.
 
-        So do rings over the antimeridian or around a pole, in a projected CRS; a geographic one says itself where its
-        longitudes begin. The indices are sorted.
+        So it does in a ring over the antimeridian or around a pole, in a projected CRS; a geographic one says itself
+        where its longitudes begin.
         """
         if self.crs.is_geographic:
             return np.zeros(0, np.int64)
-        far = np.abs(np.diff(degrees[:, 0])) > 180
-        far[np.array(bounds[1:-1], np.int64) - 1] = False  # from one ring to the next
-        return np.flatnonzero(far)
+        return np.flatnonzero(np.abs(np.diff(degrees[:, 0])) > 180)
 
     def cut_at_antimeridian(self, geometry: dict[str, Any]) -> dict[str, Any]:
         """A GeoJSON geometry of the CRS in longitudes and latitudes, cut at the antimeridian as RFC 7946 asks."""
