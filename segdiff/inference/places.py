@@ -21,6 +21,9 @@ LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 DEGREE_DECIMALS = 9
 """Decimals of longitudes and latitudes in a geometry: 0.1 mm on the ground."""
 
+_POINTS_AT_ONCE = 1 << 17
+"""Points that are transformed together: rasterio takes and gives lists, of many times their size."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -67,11 +70,13 @@ class Place:
 
         Raises ValueError where a point lies outside of what the CRS can place on the earth.
         """
-        x, y = points.T.tolist()
-        try:
-            moved = np.array(transform(self.crs, LONGITUDE_LATITUDE, x, y)).T
-        except CPLE_BaseError as error:
-            raise self._outside(str(error)) from error
+        moved = np.empty((len(points), 2))
+        for first in range(0, len(points), _POINTS_AT_ONCE):
+            some = slice(first, first + _POINTS_AT_ONCE)
+            try:
+                moved[some] = np.transpose(transform(self.crs, LONGITUDE_LATITUDE, *points[some].T.tolist()))
+            except CPLE_BaseError as error:
+                raise self._outside(str(error)) from error
         if not np.isfinite(moved).all():
             raise self._outside("infinite longitudes")
         return np.round(moved, DEGREE_DECIMALS)

@@ -105,17 +105,17 @@ def test_polygons_are_the_pixels_in_the_masks_own_crs(mask: np.ndarray, place: s
         assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == match
 
 
-def snail(windings: int) -> np.ndarray:
-    """A path one pixel wide that winds up and down, and two of them that meet at their last row."""
-    comb = np.zeros((2 * windings, 4 * windings), np.uint8)
-    comb[:, ::2] = 1
-    for k in range(windings):
-        comb[-1 - k, 4 * k : 4 * k + 3] = 1
-    comb[-1] = 1
-    return comb
+def comb(pairs: int) -> np.ndarray:
+    """Teeth that are joined two and two, each pair at another row, and all of them at the last row."""
+    mask = np.zeros((2 * pairs, 4 * pairs), np.uint8)
+    mask[:, ::2] = 1
+    for k in range(pairs):
+        mask[-1 - k, 4 * k : 4 * k + 3] = 1
+    mask[-1] = 1
+    return mask
 
 
-@pytest.mark.parametrize("mask", [snail(4), snail(4)[::-1], snail(4).T, snail(4).T[:, ::-1]])
+@pytest.mark.parametrize("mask", [comb(4), comb(4)[::-1], comb(4).T, comb(4).T[:, ::-1]])
 def test_parts_that_join_far_down_are_one_polygon(mask: np.ndarray):
     """Each row a slab: what was parted above is linked, and linked again, below."""
     (whole,) = find_objects(mask, None)
