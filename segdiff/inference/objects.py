@@ -96,10 +96,18 @@ class _Sums:
 class RegionTracer:
     """Finds the regions of a mask that comes as runs of rows, top to bottom, and gives each where it ends.
 
+        tracer = RegionTracer(find_place(transform, crs))
+        for runs in postprocess(slabs, settings, classes=2):
+            writer.write_rows(runs.y, runs.mask(), runs.valid_rows())
+            for region in tracer.add(runs):
+                ...
+        for region in tracer.finish():
+            ...
+
     A region is given with the first rows that it does not reach; what is held are the sums and the corners of the
-    regions that are open. What is given does not depend on how the mask is cut into slabs, but for the rounding of
-    scores and areas: regions come by their last row, then by their first pixel. `place` is where the mask lies; without
-    it areas and points are in pixels.
+    regions that are open, 24 bytes a corner, and some 300 for each while the region is made. What is given does not
+    depend on how the mask is cut into slabs, but for the rounding of scores and areas: regions come by their last row,
+    then by their first pixel. `place` is where the mask lies; without it areas and points are in pixels.
     """
 
     def __init__(self, place: Place | None):
