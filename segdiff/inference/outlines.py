@@ -61,7 +61,7 @@ class OpenOutlines:
         """
         parts = self._parts.join(len(spans), pairs, spans.row == height - 1)
         part_id = self._next_part + np.arange(parts.count)
-        np.minimum.at(part_id, parts.of_open, self._part_ids)  # a part keeps its number where it goes on
+        np.minimum.at(part_id, parts.of_open, self._part_ids)  # a part keeps its number, so that each has corners
         links = np.stack([self._part_ids, part_id[parts.of_open]], axis=1)
         region_of_part = np.zeros(parts.count, np.int64)
         region_of_part[parts.of_span] = regions.of_span

@@ -21,6 +21,9 @@ LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 DEGREE_DECIMALS = 9
 """Decimals of longitudes and latitudes in a geometry: 0.1 mm on the ground."""
 
+_POINTS_AT_ONCE = 1 << 17
+"""Points that are transformed together: rasterio takes and gives lists, of many times their size."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -67,11 +70,13 @@ class Place:
 
         Raises ValueError where a point lies outside of what the CRS can place on the earth.
         """
-        x, y = points.T.tolist()
-        try:
-            moved = np.array(transform(self.crs, LONGITUDE_LATITUDE, x, y)).T
-        except CPLE_BaseError as error:
-            raise self._outside(str(error)) from error
+        moved = np.empty((len(points), 2))
+        for first in range(0, len(points), _POINTS_AT_ONCE):
+            some = slice(first, first + _POINTS_AT_ONCE)
+            try:
+                moved[some] = np.transpose(transform(self.crs, LONGITUDE_LATITUDE, *points[some].T.tolist()))
+            except CPLE_BaseError as error:
+                raise self._outside(str(error)) from error
         if not np.isfinite(moved).all():
             raise self._outside("infinite longitudes")
         return np.round(moved, DEGREE_DECIMALS)
@@ -79,17 +84,15 @@ class Place:
     def _outside(self, reason: str) -> ValueError:
         return ValueError(f"the CRS {self.crs.to_wkt()[:60]!r}... cannot place the mask on the earth: {reason}")
 
-    def jumps(self, degrees: np.ndarray, bounds: Sequence[int]) -> np.ndarray:
-        """The points k of the rings degrees[bounds[i]:bounds[i + 1]] from which one goes round half the earth to k + 1.
+    def jumps(self, degrees: np.ndarray) -> np.ndarray:
+        """The points after which the longitude goes more than half round the earth: indices, sorted.
 
-        So do rings over the antimeridian or around a pole, in a projected CRS; a geographic one says itself where its
-        longitudes begin. The indices are sorted.
+        So it does in a ring over the antimeridian or around a pole, in a projected CRS; a geographic one says itself
+        where its longitudes begin.
         """
         if self.crs.is_geographic:
             return np.zeros(0, np.int64)
-        far = np.abs(np.diff(degrees[:, 0])) > 180
-        far[np.array(bounds[1:-1], np.int64) - 1] = False  # from one ring to the next
-        return np.flatnonzero(far)
+        return np.flatnonzero(np.abs(np.diff(degrees[:, 0])) > 180)
 
     def cut_at_antimeridian(self, geometry: dict[str, Any]) -> dict[str, Any]:
         """A GeoJSON geometry of the CRS in longitudes and latitudes, cut at the antimeridian as RFC 7946 asks."""

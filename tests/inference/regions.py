@@ -14,7 +14,23 @@ EDGES = [(-1, 0), (0, -1), (0, 1), (1, 0)]
 CORNERS = [*EDGES, (-1, -1), (-1, 1), (1, -1), (1, 1)]
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12))
-masks = shapes.flatmap(lambda shape: st.one_of(*(arrays(np.uint8, shape, elements=st.integers(0, k)) for k in (1, 3))))
+
+
+@st.composite
+def rectangles(draw) -> np.ndarray:
+    """A mask of rectangles, background too, one over the other: wider gaps and holes than single pixels make."""
+    mask = np.full(draw(shapes), draw(st.integers(0, 1)), np.uint8)
+    for _ in range(draw(st.integers(0, 8))):
+        top, left = draw(st.integers(0, 11)), draw(st.integers(0, 11))
+        mask[top : top + draw(st.integers(1, 8)), left : left + draw(st.integers(1, 8))] = draw(st.integers(0, 3))
+    return mask
+
+
+masks = st.one_of(
+    shapes.flatmap(lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 1))),
+    shapes.flatmap(lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 3))),
+    rectangles(),
+)
 cuts = st.lists(st.integers(1, 12), max_size=11)
 
 

@@ -1,6 +1,8 @@
 """A GeoPackage is one that GDAL reads: its layers, reference systems, geometries and columns."""
 
+import re
 import sqlite3
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,27 @@ def test_each_reference_system_has_a_layer(tmp_path: Path):
         assert database.execute("PRAGMA application_id").fetchall() == [(int.from_bytes(b"GPKG", "big"),)]
         systems = database.execute("SELECT srs_id FROM gpkg_spatial_ref_sys ORDER BY srs_id").fetchall()
     assert systems == [(-1,), (0,), (4326,), (32633,), (100002,)]
+
+
+def test_a_reference_system_that_only_resembles_a_known_one_keeps_its_own_definition(tmp_path: Path):
+    moved = CRS.from_epsg(32633).to_wkt().replace('"false_easting",500000', '"false_easting",500001')
+    moved = re.sub(r",AUTHORITY\[[^\]]*\]", "", moved)
+    assert CRS.from_wkt(moved).to_epsg(confidence_threshold=0) == 32633
+    path = tmp_path / "objects.gpkg"
+    write(path, (from_origin(500000, 6000000, 0.5, 0.5), moved))
+    found = CRS.from_user_input(read(path)[0]["crs"])
+    assert found == CRS.from_wkt(moved) != CRS.from_epsg(32633)
+
+
+def test_the_envelope_of_a_geometry_is_its_own(tmp_path: Path):
+    """Of minx, maxx, miny, maxy, as the standard orders them: readers find by it what lies in a window."""
+    path = tmp_path / "objects.gpkg"
+    write(path, (None, None))
+    with sqlite3.connect(path) as database:
+        blobs = [row[0] for row in database.execute("SELECT geom FROM objects ORDER BY fid")]
+    assert [struct.unpack_from("<4d", blob, 8) for blob in blobs] == [(3, 10, 2, 7), (20, 29, 10, 12)]
+    _, _, found, _ = pyogrio.raw.read(path, bbox=(18, 9, 22, 11))
+    assert shapely.from_wkb(found[0]).bounds == (20, 10, 29, 12)
 
 
 def test_a_geopackage_without_regions_has_an_empty_layer(tmp_path: Path):

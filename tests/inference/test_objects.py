@@ -18,10 +18,12 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform_geom
 from shapely.geometry import shape
 
+from segdiff.inference import objects
 from segdiff.inference.objects import Region, RegionTracer, feature, find_objects, open_geojson
 from segdiff.inference.places import find_place
+from segdiff.inference.postprocessing import PostProcessing, postprocess
 from segdiff.inference.runs import encode_slab
-from tests.inference.regions import CORNERS, EDGES, components, cuts, masks, slabs
+from tests.inference.regions import CORNERS, EDGES, components, cuts, masks, processed, slabs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = {
@@ -101,6 +103,62 @@ def test_polygons_are_the_pixels_in_the_masks_own_crs(mask: np.ndarray, place: s
         rows, columns = np.nonzero(drawn)
         (match,) = [pixels for pixels in components(mask, CORNERS) if region.first_pixel in pixels]
         assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == match
+
+
+def comb(pairs: int) -> np.ndarray:
+    """Teeth that are joined two and two, each pair at another row, and all of them at the last row."""
+    mask = np.zeros((2 * pairs, 4 * pairs), np.uint8)
+    mask[:, ::2] = 1
+    for k in range(pairs):
+        mask[-1 - k, 4 * k : 4 * k + 3] = 1
+    mask[-1] = 1
+    return mask
+
+
+@pytest.mark.parametrize("mask", [comb(4), comb(4)[::-1], comb(4).T, comb(4).T[:, ::-1]])
+def test_parts_that_join_far_down_are_one_polygon(mask: np.ndarray):
+    """Each row a slab: what was parted above is linked, and linked again, below."""
+    (whole,) = find_objects(mask, None)
+    (region,) = trace(slabs(mask, list(range(len(mask)))), "pixels")
+    assert region.geometry == whole.geometry
+    assert region.geometry["type"] == "Polygon"
+    assert shape(region.geometry).area == np.count_nonzero(mask)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.55, 0.75])
+def test_long_outlines_and_many_regions_do_not_depend_on_slabs_or_blocks(density: float, monkeypatch):
+    mask = (np.random.default_rng(0).random((80, 90)) < density).astype(np.uint8)
+    whole = find_objects(mask, None)
+    assert sum(region.area_pixels for region in whole) == np.count_nonzero(mask)
+    assert all(shape(region.geometry).is_valid for region in whole)
+    monkeypatch.setattr(objects, "_CORNERS_AT_ONCE", 10)
+    for cut in ([], list(range(80)), [7, 30, 31]):
+        assert sorted(trace(slabs(mask, cut), "pixels"), key=lambda region: region.first_pixel) == whole
+
+
+@settings(deadline=None)
+@given(masks, cuts, st.integers(0, 3), st.integers(0, 9), st.booleans())
+def test_regions_are_those_of_the_mask_after_post_processing(mask, cut, closing, fill_holes, vote):
+    kind = PostProcessing(closing=closing, fill_holes=fill_holes, vote=vote, minimum_area=3)
+    probability = np.random.default_rng(0).random(mask.shape, np.float32)
+    expected = find_objects(processed(mask, kind), probability)
+    tracer = RegionTracer(None)
+    stream = postprocess(slabs(mask, cut, probability), kind, classes=4)
+    regions = [region for runs in stream for region in tracer.add(runs)]
+    regions += tracer.finish()
+    regions.sort(key=lambda region: (region.class_index, region.first_pixel))
+    assert [replace(region, score=None) for region in regions] == [replace(region, score=None) for region in expected]
+    assert [region.score for region in regions] == pytest.approx([region.score for region in expected], rel=1e-5)
+
+
+def test_areas_are_those_of_the_single_pixels():
+    rows, start, stop = np.array([0, 1, 1, 5]), np.array([3, 0, 4, 2]), np.array([7, 2, 5, 12])
+    for transform, crs in (PLACES[name] for name in ("projected", "geographic", "turned")):
+        areas = find_place(transform, crs).areas(rows, start, stop)
+        for row, first, past, area in zip(rows, start, stop, areas, strict=True):
+            moved = [find_place(transform @ Affine.translation(column, row), crs) for column in range(first, past)]
+            single = [place.areas(np.array([0]), np.array([0]), np.array([1]))[0] for place in moved]
+            assert area == pytest.approx(sum(single), rel=1e-9)
 
 
 def test_a_region_is_given_where_it_ends():

@@ -95,6 +95,25 @@ def test_holes_are_filled_up_to_their_size_with_the_class_around_them():
     check(mask, rows("11112", "11112", "11112", "11222"), fill_holes=3)
 
 
+def test_a_hole_that_lies_in_two_slabs_counts_every_edge_once():
+    upper = rows("212", "3.3", "2.2", "323")  # 3 edges of class 2, 2 of class 3, 1 of class 1
+    for mask in (upper, upper[::-1]):
+        for cut in ([], [2], [1, 2, 3]):
+            stream = postprocess(slabs(mask, cut), PostProcessing(fill_holes=2), classes=4)
+            filled = np.concatenate([runs.mask() for runs in stream])
+            assert filled[1:3, 1].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("cut", [[k] for k in range(1, 10)] + [list(range(1, 10))])
+def test_closing_reaches_across_slabs(cut):
+    mask = np.zeros((10, 12), np.uint8)
+    mask[[0, 1, 2, 8, 9]] = 1  # a gap of 5 rows takes a radius of 3
+    for radius, gap in ((2, 0), (3, 1)):
+        stream = postprocess(slabs(mask, cut), PostProcessing(closing=radius), classes=2)
+        closed = np.concatenate([runs.mask() for runs in stream])
+        assert (closed[3:8, radius:-radius] == gap).all()
+
+
 def test_background_that_touches_by_corners_is_not_one_hole():
     mask = rows("1111", "1.11", "11.1", "1111")
     check(mask, rows("1111", "1111", "1111", "1111"), fill_holes=1)
