@@ -1,11 +1,10 @@
 """What is done to a mask before its regions are counted: closing, hole filling, class by vote, minimum area."""
 
-import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import cv2
 import numpy as np
@@ -169,7 +168,7 @@ def _judge(slabs: Iterable[Runs], judge: _Judge, workdir: Path | None) -> Iterat
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY, dir=None if workdir is None else str(workdir)) as spool:
         for runs in slabs:
             component, verdict, joined = judge.survey(runs)
-            pickle.dump((runs, component), spool, protocol=5)
+            _store(spool, runs, component)
             verdicts.append(verdict)
             ways.append((joined.still_open, joined.of_open))
         for k in range(len(verdicts) - 2, -1, -1):
@@ -177,8 +176,26 @@ def _judge(slabs: Iterable[Runs], judge: _Judge, workdir: Path | None) -> Iterat
             verdicts[k][still_open] = verdicts[k + 1][of_open]
         spool.seek(0)
         for verdict in verdicts:
-            runs, component = pickle.load(spool)
+            runs, component = _restore(spool)
             yield runs.with_value(judge.apply(runs, verdict[component]))
+
+
+def _store(stream: IO[bytes], runs: Runs, component: np.ndarray) -> None:
+    """Appends the runs of a slab and the component of each judged one, as arrays one after the other."""
+    head = np.array([runs.y, runs.height, runs.width, runs.valid is not None, runs.total is not None])
+    for array in (head, component, runs.begin, runs.value, runs.valid, runs.total):
+        if array is not None:
+            np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+def _restore(stream: IO[bytes]) -> tuple[Runs, np.ndarray]:
+    def following() -> np.ndarray:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+    y, height, width, has_valid, has_total = following().tolist()
+    component, begin, value = following(), following(), following()
+    valid, total = (following() if there else None for there in (has_valid, has_total))
+    return Runs(y, height, width, begin, value, valid, total), component
 
 
 class _Holes:
