@@ -1,6 +1,10 @@
 """How fast regions are found in a stream, and in what memory: `python -m tests.benchmarks.bench_regions [CASE ...]`.
 
-FIGURES
+Masks of 400 megapixels in slabs of 256 rows, with GeoJSON and GeoPackage, seconds of one core (AMD Zen 4) per 100
+megapixels and the peak of memory, 102 MB of which are the imports: blobs 0.21 s, 167 MB; with all steps 0.82 s, 282 MB;
+noise of 20 % with a minimum area of 20 pixels 10.7 s, 636 MB; one snake through all rows, 100 million runs, 8.7 s, 380
+MB. Noise of which every region is kept costs 20 microseconds a region without the files: 29 million regions, 143 s per
+100 megapixels, 675 MB.
 """
 
 import argparse
