@@ -663,7 +663,6 @@ def predict(
         detector = load(
             model, runtime=runtime, precision=precision, ensemble=ensemble or (), test_time_augmentation=tta is not None
         )
-    screen.say(detector.runtime)
     options = {"threshold": threshold, "tile": tile, "overlap": overlap}
     try:
         detector.check_options(**options)  # type: ignore[arg-type]
@@ -683,6 +682,7 @@ def predict(
         probabilities=probabilities, overwrite=overwrite,
     )  # fmt: skip
     folder.keep_current(data.pairs)
+    screen.say(detector.runtime)
     pairs = [pair for pair in data.pairs if pair.name not in folder.done]
     if folder.done:
         screen.say(f"done already: {len(folder.done)}, left: {len(pairs)}")
