@@ -8,7 +8,8 @@ in PyTorch; where it is there and a Python with torch is named, the two run in t
 On 2 cores of AMD Zen 4 (AVX512-BF16, no AMX; TensorFlow 2.21, PyTorch 2.13), pairs a second in bfloat16, best of two
 rounds beside other work: training 8.7 against PyTorch's 7.6 (x 1.15; x 1.04 in the slower round, and x 1.21 in three
 rounds on a quiet machine), inference 32.2 against 25.0 (x 1.29); in float32 training 5.4 against 3.8, inference 17.5
-against 14.2. Those were measured before the kernel of the optimizer's step. On a processor with AMX: not measured.
+against 14.2. Those were measured before the kernel of the optimizer's step. Inference by OpenVINO: bfloat16 31.6 and
+30.7 in the two rounds, x 1.26 of PyTorch's best, float32 17.3 and 17.1. On a processor with AMX: not measured.
 
 What helped, in milliseconds of a bfloat16 training step, the variants taking turns: fused batch normalization, 892
 instead of 1106 with Keras' own; the head's convolution before the enlarging, 892 instead of 941; one kernel a variable

@@ -4,6 +4,10 @@ Writes a georeferenced RGB pair of that side by blocks (kept in FOLDER for the n
 `segdiff predict` does, in a process of its own, and prints megapixels a second, the peak of its resident memory, and
 how that compares with the bare runtime on tiles of the same size that lie in memory. The network is the default one
 with random weights, its tiles 512 pixels a side, 64 of them shared.
+
+On 2 cores of AMD Zen 4 (AVX512-BF16, no AMX), one run beside other work: 203 s, 1.97 megapixels a second, 2.61 of tiles
+against 2.98 and 2.54 of the bare runtime before and after (x 0.95), 1.60 GB at most. Before GDAL's cache of blocks was
+bounded: 198 s, x 0.92, 2.82 GB.
 """
 
 import argparse
