@@ -154,9 +154,7 @@ class PassOver(keras.callbacks.Callback):
             variable.assign(value)
 
 
-def restore_backup(
-    model: keras.Model, folder: Path, say: Callable[[str], None]
-) -> tuple[Position, list[np.ndarray]]:
+def restore_backup(model: keras.Model, folder: Path, say: Callable[[str], None]) -> tuple[Position, list[np.ndarray]]:
     """Puts the newest state into a model that is compiled and whose optimizer is built.
 
     Returns where to go on and the values of the metrics there, for ``PassOver``; the beginning where nothing is stored.
