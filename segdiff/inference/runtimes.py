@@ -98,7 +98,10 @@ def _open_exported(path: Path, runtime: RuntimeName, precision: Precision) -> Ne
     if runtime not in ("auto", computes):
         raise ModelError(f"{path.parent}: is exported for {manifest.format}, --runtime is {runtime}; leave it out")
     if computes == "openvino":
-        run, said = openvino_runtime(file, precision)
+        try:
+            run, said = openvino_runtime(file, precision)
+        except RuntimeError as error:
+            raise ModelError(f"{file}: is no network that OpenVINO reads, or it is broken; export it again") from error
     elif precision not in ("auto", manifest.precision):
         raise ModelError(
             f"{path.parent}: is exported in {manifest.precision}, --precision is {precision}; leave it out"

@@ -15,18 +15,18 @@ OPERATIONS = frozenset(
     {
         # what the networks are made of
         "AddN", "AddV2", "AvgPool", "BatchMatMulV2", "BiasAdd", "Conv2D", "DepthwiseConv2dNative", "Einsum", "Elu",
-        "Erf", "Exp", "FusedBatchNormV3", "LeakyRelu", "Log", "Log1p", "MatMul", "Max", "MaxPool", "Maximum", "Mean",
-        "Min", "Minimum", "Mul", "Neg", "Pow", "Prod", "RealDiv", "Reciprocal", "Relu", "Relu6", "ResizeBilinear",
-        "ResizeNearestNeighbor", "Rsqrt", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Square", "SquaredDifference",
-        "Sub", "Sum", "Tanh", "Abs", "Conv2DBackpropInput",
+        "Erf", "Erfc", "Exp", "FusedBatchNormV3", "LeakyRelu", "Log", "Log1p", "MatMul", "Max", "MaxPool", "Maximum",
+        "Mean", "Min", "Minimum", "Mul", "Neg", "Pow", "Prod", "RealDiv", "Reciprocal", "Relu", "Relu6", "ResizeBilinear",
+        "ResizeNearestNeighbor", "Rsqrt", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Square",
+        "SquaredDifference", "Sub", "Sum", "Tanh", "Abs", "Conv2DBackpropInput",
         # shapes and places
-        "BroadcastTo", "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "Fill", "Floor", "FloorDiv", "FloorMod",
-        "GatherNd", "GatherV2", "Identity", "IdentityN", "MirrorPad", "NoOp", "OnesLike", "Pack", "Pad", "PadV2",
-        "Placeholder", "Range", "Reshape", "ReverseV2", "Shape", "Slice", "SpaceToDepth", "Split", "SplitV", "Squeeze",
-        "StopGradient", "StridedSlice", "Tile", "Transpose", "Unpack", "ZerosLike",
+        "BroadcastTo", "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "Fill", "Floor", "FloorDiv",
+        "FloorMod", "GatherNd", "GatherV2", "Identity", "IdentityN", "MirrorPad", "NoOp", "OnesLike", "Pack", "Pad",
+        "PadV2", "Placeholder", "Range", "Reshape", "ReverseV2", "Shape", "Slice", "SpaceToDepth", "Split", "SplitV",
+        "Squeeze", "StopGradient", "StridedSlice", "Tile", "Transpose", "Unpack", "ZerosLike",
         # choices
-        "Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr", "NotEqual",
-        "Select", "SelectV2",
+        "Equal", "Greater", "GreaterEqual", "IsFinite", "Less", "LessEqual", "LogicalAnd", "LogicalNot", "LogicalOr",
+        "NotEqual", "Select", "SelectV2",
         # functions, whose bodies are looked at too
         "PartitionedCall", "StatefulPartitionedCall",
     }
