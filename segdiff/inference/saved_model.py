@@ -16,8 +16,8 @@ OPERATIONS = frozenset(
         # what the networks are made of
         "AddN", "AddV2", "AvgPool", "BatchMatMulV2", "BiasAdd", "Conv2D", "DepthwiseConv2dNative", "Einsum", "Elu",
         "Erf", "Erfc", "Exp", "FusedBatchNormV3", "LeakyRelu", "Log", "Log1p", "MatMul", "Max", "MaxPool", "Maximum",
-        "Mean", "Min", "Minimum", "Mul", "Neg", "Pow", "Prod", "RealDiv", "Reciprocal", "Relu", "Relu6", "ResizeBilinear",
-        "ResizeNearestNeighbor", "Rsqrt", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Square",
+        "Mean", "Min", "Minimum", "Mul", "Neg", "Pow", "Prod", "RealDiv", "Reciprocal", "Relu", "Relu6",
+        "ResizeBilinear", "ResizeNearestNeighbor", "Rsqrt", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Square",
         "SquaredDifference", "Sub", "Sum", "Tanh", "Abs", "Conv2DBackpropInput",
         # shapes and places
         "BroadcastTo", "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "Fill", "Floor", "FloorDiv",

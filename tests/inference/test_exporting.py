@@ -42,10 +42,11 @@ def require_packages(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
-    """Three classes, a threshold of its own, tiles of 32, with logits far enough from 0 to make masks."""
+    """Three classes, a threshold of its own, and probabilities that lie apart from it."""
     keras.utils.set_random_seed(3)
     model = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(4, 8))), bands=3, classes=3)
-    model.get_layer("logits_conv").set_weights([4 * weight for weight in model.get_layer("logits_conv").get_weights()])
+    kernel, _ = model.get_layer("logits_conv").get_weights()
+    model.get_layer("logits_conv").set_weights([kernel, np.array([0, 2, 0.5])])
     model.settings = Settings(("none", "new", "gone"), threshold=0.6, tile=64, overlap=16, stride=model.settings.stride)
     path = tmp_path_factory.mktemp("model") / "model.keras"
     model.save(path)
