@@ -167,6 +167,15 @@ def test_fit_begins_within_an_epoch_with_its_metrics(model, passed):
     assert history["mae"][1] > 900
 
 
+@pytest.fixture
+def python_interrupts():
+    """SIGINT as Python has it: a process that a shell started in the background ignores it, and so do its tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_interrupts")
 def test_a_signal_waits_for_the_end_of_the_step_and_the_state(tmp_path, model):
     with pytest.raises(KeyboardInterrupt), hold_signals() as signals:  # noqa: PT012
         backup = begun(Backup(tmp_path, BEGIN, signals), model)
@@ -179,6 +188,7 @@ def test_a_signal_waits_for_the_end_of_the_step_and_the_state(tmp_path, model):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("python_interrupts")
 def test_a_second_signal_acts_at_once_and_a_late_one_at_the_end():
     reached = []
     with pytest.raises(KeyboardInterrupt), hold_signals():  # noqa: PT012
