@@ -24,7 +24,7 @@ from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
 from segdiff.inference.predictor import Prediction
 from segdiff.models.loading import load_model
 
-COMMANDS = ["demo", "synth", "check", "pack", "train", "evaluate", "predict", "overlay"]
+COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
 
 
@@ -103,6 +103,10 @@ WRONG_CALLS = {
     "train demo --set model.decoder.channels=[8,8,0]": ["model.decoder.channels", "greater than or equal to 1"],
     "train demo --set data.classes=[a,b,b]": ["data.classes", "a name of its own"],
     "train demo --set train.epochs": ["train.epochs", "KEY=VALUE"],
+    "export m --format onnx --precision int8 --out {}": ["--precision int8", "onnx is written in float32"],
+    "export m --format tflite --precision int8 --out {}": ["--precision int8", "--data"],
+    "export nowhere --format tflite --out {}": ["nowhere", "shipped are"],
+    "export m --format pickle --out {}": ["pickle", "savedmodel"],
     "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],
 }
 
@@ -572,6 +576,33 @@ def test_evaluate_refuses_a_model_of_other_bands_at_once(here, tiny_run, tmp_pat
     status, out, err = here("evaluate", tiny_run.run, tmp_path / "six", "--quiet")
     assert (status, out) == (2, "")
     require_one_line(err, "6 bands", "takes 3")
+
+
+def test_an_exported_model_is_a_model(segdiff_command, here, tiny_run, tmp_path):
+    """Quiet where TensorFlow's converter and interpreter are not; a folder of something else is not written over."""
+    out = tmp_path / "exported"
+    call = ["export", tiny_run.run, "--format", "tflite", "--out", out, "--data", tiny_run.data]
+    done = segdiff_command(*call, "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert (said["format"], said["precision"], said["tile"], said["pairs"]) == ("tflite", "float16", 32, 10)
+    assert said["equal_masks"] >= 0.999
+    assert said["f1"] == pytest.approx(said["f1_model"], abs=1e-3)
+    assert json.loads((out / "manifest.json").read_text())["checked"]["f1"] == said["f1"]
+    scored = segdiff_command("evaluate", out, tiny_run.data, "--split", "all", "--json", "--quiet")
+    assert (scored.returncode, scored.stderr) == (0, "")
+    assert json.loads(scored.stdout)["f1"] == pytest.approx(said["f1"], abs=1e-6)
+
+    status, _, err = here(*call)
+    assert status == 2
+    require_one_line(err, out, "--overwrite")
+    status, _, err = here("export", out, "--format", "tflite", "--out", tmp_path / "again")
+    assert status == 2
+    require_one_line(err, out, "is an exported model already")
+    status, _, err = here("export", tiny_run.run, "--format", "tflite", "--out", tiny_run.data, "--overwrite")
+    assert status == 2
+    require_one_line(err, tiny_run.data, "holds no exported model")
+    assert (tiny_run.data / "A").is_dir()
 
 
 def test_an_evaluation_folder_is_kept_from_other_options_and_a_broken_one_is_named(here, tiny_run, tmp_path):

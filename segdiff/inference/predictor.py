@@ -129,6 +129,8 @@ class Detector:
         self.settings = replace(first.settings, stride=math.lcm(*(network.settings.stride for network in networks)))
         self.bands, self.bands_after = first.bands
         self.runtime = first.runtime
+        self._tiles = {network.path: network.tile for network in networks if network.tile}
+        """Networks that take tiles of one size only, and which."""
         together = mean_of([network.run for network in networks])
         self._run = dihedral(together) if test_time_augmentation else together
 
@@ -205,7 +207,7 @@ class Detector:
         def tiles() -> Iterator[Batch]:
             for pair in pairs:
                 readable = isinstance(pair, LoadedPair | RasterPair)
-                now = _Begun(pair, self._plan(pair, tile, overlap) if readable else None)
+                now = _Begun(pair, self.plan(pair, tile, overlap) if readable else None)
                 begun.append(now)
                 if now.plan is None:
                     continue
@@ -255,14 +257,19 @@ class Detector:
         tile = self.settings.tile if tile is None else tile
         overlap = self.settings.overlap if overlap is None else overlap
         plan_tiles(1, 1, tile=tile, overlap=overlap, stride=self.settings.stride)
+        for path, fixed in self._tiles.items():
+            if tile != fixed:
+                raise ValueError(f"tile is {tile}, and {path.parent} was exported for tiles of {fixed} alone")
 
-    def _plan(self, pair: LoadedPair | RasterPair, tile: int | None, overlap: int | None) -> TilePlan:
+    def plan(self, pair: LoadedPair | RasterPair, tile: int | None = None, overlap: int | None = None) -> TilePlan:
+        """Where the tiles of a pair lie."""
         return plan_tiles(
             pair.height,
             pair.width,
             tile=self.settings.tile if tile is None else tile,
             overlap=self.settings.overlap if overlap is None else overlap,
             stride=self.settings.stride,
+            fixed=bool(self._tiles),
         )
 
 

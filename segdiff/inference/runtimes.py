@@ -1,4 +1,4 @@
-"""What computes the probabilities of tiles: TensorFlow or OpenVINO, each a stream of batches in, probabilities out."""
+"""What computes the probabilities of tiles: each runtime is a stream of batches in, probabilities out."""
 
 import functools
 import importlib.util
@@ -16,6 +16,7 @@ import numpy as np
 
 from data_pipelines.cache import cache_folder
 from segdiff import __version__
+from segdiff.inference.formats import RUNTIMES
 from segdiff.inference.manifest import digest, read_manifest
 from segdiff.model_files import MANIFEST, ModelError, Settings, resolve_model
 from segdiff.processor import bfloat16_flag
@@ -45,6 +46,8 @@ class Network:
     """The file it comes from."""
     runtime: str
     """Which one, in which precision, for a person."""
+    tile: int | None = None
+    """Side of the one tile size that it takes; None: any multiple of the stride."""
 
 
 def open_network(model: str | Path, runtime: RuntimeName = "auto", precision: Precision = "auto") -> Network:
@@ -93,10 +96,28 @@ def _may_have_gpu() -> bool:
 
 def _open_exported(path: Path, runtime: RuntimeName, precision: Precision) -> Network:
     manifest = read_manifest(path)
-    if runtime not in ("auto", manifest.format):
+    file, computes = path.parent / manifest.file, RUNTIMES[manifest.format]
+    if runtime not in ("auto", computes):
         raise ModelError(f"{path.parent}: is exported for {manifest.format}, --runtime is {runtime}; leave it out")
-    run, said = openvino_runtime(path.parent / manifest.file, precision)
-    return Network(run, manifest.settings, manifest.bands, path, said)
+    if computes == "openvino":
+        try:
+            run, said = openvino_runtime(file, precision)
+        except RuntimeError as error:
+            raise ModelError(f"{file}: is no network that OpenVINO reads, or it is broken; export it again") from error
+    elif precision not in ("auto", manifest.precision):
+        raise ModelError(
+            f"{path.parent}: is exported in {manifest.precision}, --precision is {precision}; leave it out"
+        )
+    elif computes == "tensorflow":
+        from segdiff.inference.saved_model import saved_model_runtime
+
+        run, said = saved_model_runtime(file)
+    else:
+        from segdiff.inference.tflite import tflite_runtime
+
+        run, said = tflite_runtime(file)
+    said += f", exported to {manifest.format} in {manifest.precision}"
+    return Network(run, manifest.settings, manifest.bands, path, said, manifest.tile)
 
 
 def _open_converted(path: Path, precision: Precision) -> Network:

@@ -43,12 +43,13 @@ class TilePlan:
                 yield row, column, y, x
 
 
-def plan_tiles(height: int, width: int, *, tile: int, overlap: int, stride: int) -> TilePlan:
+def plan_tiles(height: int, width: int, *, tile: int, overlap: int, stride: int, fixed: bool = False) -> TilePlan:
     """Cover an image of height x width pixels with tiles of tile x tile, neighbours sharing `overlap` pixels.
 
     `tile` and `overlap` are multiples of the model's total `stride`, and the overlap is smaller than the tile. Where
-    the image fits into one tile, the tile shrinks to the image's size, rounded up to a multiple of the stride. The last
-    tile is not moved back to end with the image: it keeps its place on the stride's grid and reaches past the border.
+    the image fits into one tile, the tile shrinks to the image's size, rounded up to a multiple of the stride; where
+    tiles are `fixed` it does not. The last tile is not moved back to end with the image: it keeps its place on the
+    stride's grid and reaches past the border.
     Raises ValueError naming the value that does not fit and the nearest ones that do.
     """
     for name, value in (("height", height), ("width", width), ("tile", tile), ("stride", stride)):
@@ -66,6 +67,8 @@ def plan_tiles(height: int, width: int, *, tile: int, overlap: int, stride: int)
         raise ValueError(f"overlap {overlap} is not a multiple of the model's stride {stride}: take {nearest}")
     tile_height, origins_y = _plan_axis(height, tile, overlap, stride)
     tile_width, origins_x = _plan_axis(width, tile, overlap, stride)
+    if fixed:
+        tile_height = tile_width = tile
     return TilePlan(height, width, tile_height, tile_width, overlap, stride, origins_y, origins_x)
 
 
