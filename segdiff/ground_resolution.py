@@ -5,7 +5,6 @@ import math
 import numpy as np
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.transform import Affine
 from rasterio.warp import transform
 
 from data_pipelines.decoding import Grid
@@ -25,6 +24,11 @@ def differ(one: float, other: float) -> bool:
     return max(one, other) / min(one, other) > TOLERANCE
 
 
+def mean_side(own: tuple[float, float]) -> float:
+    """The side of a square pixel of the same area."""
+    return math.sqrt(own[0] * own[1])
+
+
 def ground_resolution(grid: Grid | None) -> tuple[float, float] | None:
     """Metres per pixel of a raster across and down, at its centre, on the WGS84 ellipsoid.
 
@@ -38,7 +42,9 @@ def ground_resolution(grid: Grid | None) -> tuple[float, float] | None:
         return None
     column, row = grid.width / 2, grid.height / 2
     ends = [(column - 0.5, row), (column + 0.5, row), (column, row - 0.5), (column, row + 0.5)]
-    x, y = zip(*(Affine(*grid.transform[:6]) * end for end in ends), strict=True)
+    a, b, c, d, e, f = grid.transform[:6]
+    x = [a * column + b * row + c for column, row in ends]
+    y = [d * column + e * row + f for column, row in ends]
     try:
         longitude, latitude = transform(crs, CRS.from_epsg(4326), x, y)
     except CPLE_BaseError:
@@ -66,7 +72,7 @@ def own_resolution(grid: Grid | None, said: float | None) -> tuple[float, float]
     own = ground_resolution(grid)
     if said is None:
         return own
-    if own is not None and differ(math.sqrt(own[0] * own[1]), said):
+    if own is not None and differ(mean_side(own), said):
         raise DataError(
             f"its georeference says {_metres(own)} m a pixel, and the resolution given is {said:g}, which is for plain "
             "images; leave it out, or mend the georeference"
@@ -82,7 +88,7 @@ def target_resolution(own: tuple[float, float] | None, trained: tuple[float, flo
     """
     if own is None or trained is None:
         return None
-    target = min(max(math.sqrt(own[0] * own[1]), trained[0]), trained[1])
+    target = min(max(mean_side(own), trained[0]), trained[1])
     return target if any(differ(axis, target) for axis in own) else None
 
 
