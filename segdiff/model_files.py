@@ -29,6 +29,8 @@ class Settings:
     overlap: int = 64
     stride: int = 1
     """Total stride of the network: tiles begin at its multiples."""
+    reach: int | None = None
+    """Pixels from a tile's edge up to which its padding is felt, see `measure_reach`; None: not measured."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
