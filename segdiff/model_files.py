@@ -29,6 +29,8 @@ class Settings:
     overlap: int = 64
     stride: int = 1
     """Total stride of the network: tiles begin at its multiples."""
+    reach: int | None = None
+    """Pixels from a tile's edge up to which its padding is felt, see `measure_reach`; None: not measured."""
     ground_resolution: tuple[float, float] | None = None
     """The finest and the coarsest of what it was trained on, in metres per pixel; None: not known."""
 

@@ -138,7 +138,12 @@ class Detector:
                     "cannot predict together"
                 )
         self.path = first.path
-        self.settings = replace(first.settings, stride=math.lcm(*(network.settings.stride for network in networks)))
+        reaches = [network.settings.reach for network in networks]
+        self.settings = replace(
+            first.settings,
+            stride=math.lcm(*(network.settings.stride for network in networks)),
+            reach=None if None in reaches else max(reach for reach in reaches if reach is not None),
+        )
         self.bands, self.bands_after = first.bands
         self.runtime = first.runtime
         self._tiles = {network.path: network.tile for network in networks if network.tile}
@@ -267,12 +272,20 @@ class Detector:
                 yield now.pair, None
                 continue
             mine = own(now, now.plan)
-            # what lies at a tile's edge has seen padding instead of the image: it does not count
-            blended = blend_rows(now.plan, mine, margin=now.plan.overlap // 4)
+            blended = blend_rows(now.plan, mine, margin=self._margin(now.plan.overlap))
             yield now.pair, _decided(now.pair, _on_own_grid(now.pair, now.plan, blended), threshold)
             if now.taken < now.plan.count:  # the consumer has left some
                 with suppress(DataError, OSError):
                     deque(mine, maxlen=0)
+
+    def _margin(self, overlap: int) -> int:
+        """Pixels at a tile's edges that do not count, since the network saw padding there instead of the image.
+
+        Where that reaches further than half the overlap, what is left out is what is worst: the more, the narrower the
+        blend.
+        """
+        reach = self.settings.reach
+        return reach if reach is not None and 2 * reach <= overlap else overlap * 3 // 8
 
     def check_options(
         self, *, threshold: float | None, tile: int | None, overlap: int | None, resolution: float | None = None

@@ -7,7 +7,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -72,8 +72,11 @@ def open_network(model: str | Path, runtime: RuntimeName = "auto", precision: Pr
 
 def keras_network(model: Any, path: Path, precision: Precision = "auto") -> Network:
     """A ChangeDetector in memory by TensorFlow; ``path`` is the file that it is known by."""
+    from segdiff.models.receptive_field import measure_reach
+
     run, said = tensorflow_runtime(model, precision)
-    return Network(run, model.settings, (model.bands, model.bands_after), path, said)
+    settings = replace(model.settings, reach=measure_reach(model))
+    return Network(run, settings, (model.bands, model.bands_after), path, said)
 
 
 def _choose(runtime: RuntimeName) -> str:
