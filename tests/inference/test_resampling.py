@@ -69,10 +69,10 @@ def test_slabs_of_any_heights_give_what_opencv_makes_of_the_whole(data, sizes, b
     found = np.concatenate(made)
     assert found.dtype == image.dtype
     expected = by_opencv(image, (to[0], to[1]))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0.502 if counted else 1e-5)
-    # OpenCV adds in another order in the last row of an odd number: the slabs may be seen in the last bit
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.51 if counted else 3e-5)
+    # OpenCV counts places in float32 and not in the same order in every row: the slabs may be seen in the last bits
     whole_at_once = resample(image, (to[0], to[1])).astype(float)
-    np.testing.assert_allclose(found.astype(float), whole_at_once, rtol=0, atol=1 if counted else 1e-6)
+    np.testing.assert_allclose(found.astype(float), whole_at_once, rtol=0, atol=1 if counted else 3e-5)
     if to[0] < height and to[1] < width:
         method = cv2.INTER_AREA
     elif to[0] > height and to[1] > width:
@@ -81,7 +81,7 @@ def test_slabs_of_any_heights_give_what_opencv_makes_of_the_whole(data, sizes, b
         return
     for band in range(bands):
         whole = cv2.resize(image[..., band].copy(), (to[1], to[0]), interpolation=method).reshape(to)
-        np.testing.assert_allclose(found[..., band].astype(float), whole, rtol=0, atol=1 if counted else 1e-5)
+        np.testing.assert_allclose(found[..., band].astype(float), whole, rtol=0, atol=1 if counted else 3e-5)
 
 
 def test_a_pixel_is_the_mean_of_what_it_covers_and_linear_between_centres():
