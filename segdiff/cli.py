@@ -402,6 +402,7 @@ def _train(
     screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
 ) -> dict[str, Any] | None:
     """Trains and draws the curves; None in a worker that is not the chief."""
+    from segdiff.inference.postprocessing import postprocess_mask
     from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
     from segdiff.visualization.curves import draw_curves
@@ -411,8 +412,9 @@ def _train(
     # Keras prints its progress bar on standard output
     with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
         metrics = run_training(
-            config, run, resume=resume, workers=workers, index=index, draw=draw, say=screen.say, bar=bar
-        )
+            config, run, resume=resume, workers=workers, index=index, draw=draw, post_process=postprocess_mask,
+            say=screen.say, bar=bar,
+        )  # fmt: skip
     if metrics is not None:
         draw_curves(read_history(run / "history.csv"), run / "curves.png")
     return metrics

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segdiff.inference import postprocessing
-from segdiff.inference.postprocessing import PostProcessing, postprocess, postprocess_mask
+from segdiff.inference.postprocessing import postprocess, postprocess_mask
 from segdiff.inference.runs import Slab
+from segdiff.model_files import PostProcessing
 from tests.inference.regions import cuts, masks, processed, slabs
 
 kinds = st.builds(
