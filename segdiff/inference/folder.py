@@ -5,36 +5,16 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_pipelines.decoding import Grid
-from data_pipelines.layouts import DataError, Pair
+from data_pipelines.layouts import Pair
 from segdiff.files import write_whole
-from segdiff.inference.background import ahead
-from segdiff.inference.objects import Region, RegionTracer, feature, find_objects, open_geojson
-from segdiff.inference.places import find_place
-from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction
-from segdiff.inference.previews import Preview
-from segdiff.inference.rasters import (
-    RowWriter,
-    is_raster,
-    open_mask_writer,
-    open_probability_writer,
-    write_png_mask,
-)
-from segdiff.inference.runs import Slab, encode_slab
-
-DrawPair = Callable[..., np.ndarray]
-"""(before, after, mask, truth, classes=names) -> RGB picture."""
-WriteImage = Callable[[Path, np.ndarray], None]
+from segdiff.inference.objects import open_geojson
+from segdiff.inference.pair_writer import OBJECTS, DrawPair, PairWriter, WriteImage, WrittenPair
+from segdiff.inference.predictor import PredictedRaster
 
 COLUMNS = (
     "name", "status", "changed_pixels", "changed_fraction", "area", "objects", "seconds", "error", "area_unit",
@@ -88,10 +68,9 @@ class PredictionFolder:
         overwrite: bool = False,
         resume: bool = True,
     ):
-        self.folder, self.classes = folder, classes
-        self._draw, self._write_image = draw, write_image
+        self.folder = folder
+        self.writer = PairWriter(folder, tuple(classes), draw, write_image, probabilities)
         self._columns = (*COLUMNS, *columns)
-        self._probabilities = probabilities
         finished = self._open(job.describe(), overwrite)
         self.done = finished if resume else {}
         self._features = folder / ".objects.jsonl"
@@ -118,12 +97,18 @@ class PredictionFolder:
             rows = self._finished_rows()
         elif folder.exists() and any(folder.iterdir()) and not overwrite:
             raise FolderError(f"{folder}: is not empty and holds no predictions; name another folder, or --overwrite")
-        for name in ("masks", "overlays", *(["probabilities"] if self._probabilities else [])):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            for unfinished in (folder / name).glob(".*"):  # of a run that was killed
-                unfinished.unlink()
+        self._remove_unfinished()
+        self.writer.make_folders()
         self._write_json(job)
         return rows
+
+    def _remove_unfinished(self) -> None:
+        """Removes what a run that was killed left behind of pairs without a row."""
+        if (self.folder / OBJECTS).exists():
+            shutil.rmtree(self.folder / OBJECTS)
+        for name in ("masks", "overlays", "probabilities"):
+            for unfinished in (self.folder / name).glob(".*"):
+                unfinished.unlink()
 
     def _remove_predictions(self) -> None:
         """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
@@ -188,140 +173,24 @@ class PredictionFolder:
             found = []
         return [json.dumps(item) + "\n" for item in found if item["properties"]["pair"] in self.done]
 
-    def add(
-        self,
-        pair: Pair,
-        images: LoadedPair,
-        prediction: Prediction,
-        seconds: float,
-        truth: np.ndarray | None = None,
-        scores: dict[str, float] | None = None,
-    ) -> dict[str, Any]:
-        """Writes everything of one pair; the row comes last, so that what it names exists. Returns the row.
-
-        Raises DataError on a raster whose reference system gives no place on the ground.
-        """
-        name, mask = pair.name, prediction.mask
-        grid = prediction.grid
-        place: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
-        try:
-            regions = find_objects(mask, prediction.change_probability, **place)
-        except ValueError as error:
-            raise DataError(f"{pair.after}: {error}") from error
-        with self._features.open("a", encoding="utf-8") as stream:
-            for region in regions:
-                item = feature(region, pair=name, class_name=self.classes[region.class_index])
-                stream.write(json.dumps(item) + "\n")
-        self._write_masks(pair, prediction)
-        picture = self._draw(images.before, images.after, mask, truth, classes=self.classes)
-        self._write_image(self.folder / "overlays" / f"{name}.jpg", picture)
-        counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
-        changed = int(np.count_nonzero(mask))
-        unit = regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2")
-        area = sum(region.area for region in regions)
-        return self._finish(name, changed, counted, len(regions), area, unit, seconds, **(scores or {}))
+    def add(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Writes everything of one pair, as `PairWriter.add` does, and keeps its row, which is returned."""
+        return self.keep(self.writer.add(*arguments, **options))
 
     def add_raster(self, result: PredictedRaster, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Writes everything of two rasters as their rows come, while the next ones are computed; returns the row.
+        """Writes everything of two rasters, as `PairWriter.add_raster` does, and keeps their row, which is returned."""
+        return self.keep(self.writer.add_raster(result, progress))
 
-        ``progress`` is told the rows that are done and how many there are. Raises DataError as ``add`` does, and where
-        a raster cannot be read further.
+    def keep(self, written: WrittenPair) -> dict[str, Any]:
+        """Takes the objects and the row of a pair, which is done with that; returns the row.
+
+        The row comes last: objects without one belong to a pair that is done anew, and are dropped by the next run.
         """
-        began = time.perf_counter()
-        pair, images = result.pair, result.images
-        name, grid, size = pair.name, images.grid, {"width": images.width, "height": images.height}
-        try:
-            place = None if grid is None else find_place(grid.transform, grid.crs)
-        except ValueError as error:
-            raise DataError(f"{pair.after}: {error}") from error
-        tracer, small = RegionTracer(place), Preview(images.height, images.width, "largest")
-        changed = counted = objects = 0
-        area = 0.0
-        with ExitStack() as stack:
-            masks = stack.enter_context(open_mask_writer(self.folder / "masks" / f"{name}.tif", grid=grid, **size))
-            probabilities = stack.enter_context(self._probability_writer(name, grid, **size))
-            features = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=self.folder))
-
-            def write(regions: Iterable[Region]) -> None:
-                nonlocal objects, area
-                for region in regions:
-                    objects, area = objects + 1, area + region.area
-                    item = feature(region, pair=name, class_name=self.classes[region.class_index])
-                    features.write(json.dumps(item) + "\n")
-
-            for y, mask, probability, valid in stack.enter_context(ahead(result.rows, 2)):
-                masks.write_rows(y, mask * np.uint8(255) if len(self.classes) == 2 else mask, valid)
-                if probabilities is not None:
-                    probabilities.write_rows(y, probability, valid)
-                write(tracer.add(encode_slab(Slab(y, mask, probability, valid))))
-                small.add(mask)
-                changed += int(np.count_nonzero(mask))
-                counted += mask.size if valid is None else int(np.count_nonzero(valid))
-                progress(y + len(mask), images.height)
-            write(tracer.finish())
-            features.seek(0)
-            with self._features.open("a", encoding="utf-8") as stream:
-                shutil.copyfileobj(features, stream)
-        picture = self._draw(*images.previews(), small.image(), None, classes=self.classes)
-        self._write_image(self.folder / "overlays" / f"{name}.jpg", picture)
-        return self._finish(
-            name, changed, counted, objects, area, "px" if place is None else "m2", time.perf_counter() - began
-        )
-
-    def _finish(
-        self,
-        name: str,
-        changed: int,
-        counted: int,
-        objects: int,
-        area: float,
-        unit: str,
-        seconds: float,
-        **scores: float,
-    ) -> dict[str, Any]:
-        """The row of a pair, when everything that it names exists."""
-        row = {
-            "name": name,
-            "status": "ok",
-            "changed_pixels": changed,
-            "changed_fraction": f"{changed / max(counted, 1):.6f}",
-            "area": f"{area:.10g}",
-            "objects": objects,
-            "seconds": f"{seconds:.3f}",
-            "error": "",
-            "area_unit": unit,
-            **{key: f"{value:.6f}" for key, value in scores.items()},
-        }
-        self._row(row)
-        return row
-
-    def _write_masks(self, pair: Pair, prediction: Prediction) -> None:
-        name, mask = pair.name, prediction.mask
-        stored = mask * np.uint8(255) if len(self.classes) == 2 else mask
-        height, width = mask.shape
-        if is_raster(pair.after):
-            with open_mask_writer(
-                self.folder / "masks" / f"{name}.tif", width=width, height=height, grid=prediction.grid
-            ) as out:
-                out.write_rows(0, stored, prediction.valid)
-        else:
-            write_png_mask(self.folder / "masks" / f"{name}.png", stored)
-        with self._probability_writer(name, prediction.grid, width=width, height=height) as probabilities:
-            if probabilities is not None:
-                probabilities.write_rows(0, prediction.probability, prediction.valid)
-
-    @contextmanager
-    def _probability_writer(
-        self, name: str, grid: Grid | None, *, width: int, height: int
-    ) -> Iterator[RowWriter | None]:
-        """None where probabilities were not asked for."""
-        if not self._probabilities:
-            yield None
-            return
-        names = ["change"] if len(self.classes) == 2 else list(self.classes)
-        path = self.folder / "probabilities" / f"{name}.tif"
-        with open_probability_writer(path, width=width, height=height, grid=grid, band_names=names) as writer:
-            yield writer
+        with written.features.open(encoding="utf-8") as found, self._features.open("a", encoding="utf-8") as stream:
+            shutil.copyfileobj(found, stream)
+        self._row(written.row)
+        written.features.unlink()
+        return written.row
 
     def fail(self, name: str, error: str) -> None:
         """A row for a pair that could not be predicted."""
@@ -339,6 +208,7 @@ class PredictionFolder:
                 for item in self._read_features():
                     add(item)
             self._features.unlink()
+            shutil.rmtree(self.folder / OBJECTS)
 
     def _read_features(self) -> Iterator[dict[str, Any]]:
         with self._features.open(encoding="utf-8") as stream:

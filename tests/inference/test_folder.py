@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -247,6 +248,44 @@ def test_a_run_killed_within_a_row_goes_on(models, images, tmp_path, ending):
         stream.write('{"type": "Feature", "properties": {"pair": "z", "area_unit": "px"}')
     assert fill(out, models[1], images) == ["z"]
     require_complete(out, models[1], images)
+
+
+@pytest.mark.parametrize("step", ["features", "row"])
+def test_a_run_killed_while_a_pair_is_kept_loses_and_doubles_no_object(models, images, tmp_path, monkeypatch, step):
+    out, row_of = tmp_path / "out", PredictionFolder._row
+
+    def killed(self, row):
+        if step == "row":
+            row_of(self, row)
+        if row["name"] == "d.e":
+            raise CutOffError
+        if step == "features":
+            row_of(self, row)
+
+    monkeypatch.setattr(PredictionFolder, "_row", killed)
+    with pytest.raises(CutOffError):
+        fill(out, models[1], images)
+    assert [path.name for path in (out / ".objects").iterdir()] == ["d.e.jsonl"], "not dropped before it counts"
+    monkeypatch.setattr(PredictionFolder, "_row", row_of)
+    assert fill(out, models[1], images) == NAMES[2 if step == "features" else 3 :]
+    require_complete(out, models[1], images)
+
+
+def test_a_pair_is_written_by_a_writer_from_another_process(models, images, tmp_path):
+    out, detector = tmp_path / "out", models[1]
+    folder = PredictionFolder(
+        out, job(detector, images), classes=detector.settings.classes, draw=overlay, write_image=write_image
+    )
+    writer = pickle.loads(pickle.dumps(folder.writer))
+    with folder:
+        for result in predict_pairs(detector, match_pairs(images / "vor", images / "nach").pairs):
+            assert not isinstance(result, FailedPair)
+            written = writer.add(result.pair, result.images, result.prediction, result.seconds)
+            assert result.pair.name not in {row["name"] for row in rows_of(out)}
+            again = writer.add(result.pair, result.images, result.prediction, result.seconds)
+            assert again == written, "a second time it replaces what the first left"
+            assert folder.keep(written) == written.row
+    require_complete(out, detector, images)
 
 
 def test_failed_pairs_are_rows_and_are_tried_again(models, images, tmp_path):

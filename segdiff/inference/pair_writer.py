@@ -1,0 +1,206 @@
+"""Writes what a prediction folder holds of one pair: masks, probabilities, overlay, objects and the row of figures."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.decoding import Grid
+from data_pipelines.layouts import DataError, Pair
+from segdiff.files import write_whole
+from segdiff.inference.background import ahead
+from segdiff.inference.objects import Region, RegionTracer, feature, find_objects
+from segdiff.inference.places import find_place
+from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction
+from segdiff.inference.previews import Preview
+from segdiff.inference.rasters import (
+    RowWriter,
+    is_raster,
+    open_mask_writer,
+    open_probability_writer,
+    write_png_mask,
+)
+from segdiff.inference.runs import Slab, encode_slab
+
+DrawPair = Callable[..., np.ndarray]
+"""(before, after, mask, truth, classes=names) -> RGB picture."""
+WriteImage = Callable[[Path, np.ndarray], None]
+
+OBJECTS = ".objects"
+"""Folder in a prediction folder for the objects of pairs that have no row yet."""
+
+
+@dataclass(frozen=True)
+class WrittenPair:
+    """A pair whose files are written: its row of summary.csv, and its objects, that is all left to be kept."""
+
+    row: dict[str, Any]
+    features: Path
+    """A file of one GeoJSON feature a line; whoever keeps the row takes them and removes it."""
+
+
+@dataclass(frozen=True)
+class PairWriter:
+    """Writes the files of single pairs into a prediction folder, each whole or not at all.
+
+    It keeps no books, and can be sent to other processes: several may write into one folder, each pair by one of them.
+    A pair that is written again replaces what it left before.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    draw: DrawPair
+    write_image: WriteImage
+    probabilities: bool = False
+
+    def make_folders(self) -> None:
+        """Makes the folders that the files go to."""
+        for name in ("masks", "overlays", OBJECTS, *(["probabilities"] if self.probabilities else [])):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def add(
+        self,
+        pair: Pair,
+        images: LoadedPair,
+        prediction: Prediction,
+        seconds: float,
+        truth: np.ndarray | None = None,
+        scores: dict[str, float] | None = None,
+    ) -> WrittenPair:
+        """Writes everything of one pair.
+
+        Raises DataError on a raster whose reference system gives no place on the ground.
+        """
+        name, mask = pair.name, prediction.mask
+        grid = prediction.grid
+        place: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
+        try:
+            regions = find_objects(mask, prediction.change_probability, **place)
+        except ValueError as error:
+            raise DataError(f"{pair.after}: {error}") from error
+        with self._open_features(name) as write:
+            write(regions)
+        self._write_masks(pair, prediction)
+        picture = self.draw(images.before, images.after, mask, truth, classes=self.classes)
+        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
+        changed = int(np.count_nonzero(mask))
+        unit = regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2")
+        area = sum(region.area for region in regions)
+        return self._written(name, changed, counted, len(regions), area, unit, seconds, **(scores or {}))
+
+    def add_raster(self, result: PredictedRaster, progress: Callable[[int, int], None]) -> WrittenPair:
+        """Writes everything of two rasters as their rows come, while the next ones are computed.
+
+        ``progress`` is told the rows that are done and how many there are. Raises DataError as ``add`` does, and where
+        a raster cannot be read further.
+        """
+        began = time.perf_counter()
+        pair, images = result.pair, result.images
+        name, grid, size = pair.name, images.grid, {"width": images.width, "height": images.height}
+        try:
+            place = None if grid is None else find_place(grid.transform, grid.crs)
+        except ValueError as error:
+            raise DataError(f"{pair.after}: {error}") from error
+        tracer, small = RegionTracer(place), Preview(images.height, images.width, "largest")
+        changed = counted = objects = 0
+        area = 0.0
+        with ExitStack() as stack:
+            masks = stack.enter_context(open_mask_writer(self.folder / "masks" / f"{name}.tif", grid=grid, **size))
+            probabilities = stack.enter_context(self._probability_writer(name, grid, **size))
+            write = stack.enter_context(self._open_features(name))
+
+            def counting(regions: Iterable[Region]) -> Iterator[Region]:
+                nonlocal objects, area
+                for region in regions:
+                    objects, area = objects + 1, area + region.area
+                    yield region
+
+            for y, mask, probability, valid in stack.enter_context(ahead(result.rows, 2)):
+                masks.write_rows(y, mask * np.uint8(255) if len(self.classes) == 2 else mask, valid)
+                if probabilities is not None:
+                    probabilities.write_rows(y, probability, valid)
+                write(counting(tracer.add(encode_slab(Slab(y, mask, probability, valid)))))
+                small.add(mask)
+                changed += int(np.count_nonzero(mask))
+                counted += mask.size if valid is None else int(np.count_nonzero(valid))
+                progress(y + len(mask), images.height)
+            write(counting(tracer.finish()))
+        picture = self.draw(*images.previews(), small.image(), None, classes=self.classes)
+        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        return self._written(
+            name, changed, counted, objects, area, "px" if place is None else "m2", time.perf_counter() - began
+        )
+
+    def _written(
+        self,
+        name: str,
+        changed: int,
+        counted: int,
+        objects: int,
+        area: float,
+        unit: str,
+        seconds: float,
+        **scores: float,
+    ) -> WrittenPair:
+        row = {
+            "name": name,
+            "status": "ok",
+            "changed_pixels": changed,
+            "changed_fraction": f"{changed / max(counted, 1):.6f}",
+            "area": f"{area:.10g}",
+            "objects": objects,
+            "seconds": f"{seconds:.3f}",
+            "error": "",
+            "area_unit": unit,
+            **{key: f"{value:.6f}" for key, value in scores.items()},
+        }
+        return WrittenPair(row, self._features(name))
+
+    def _features(self, name: str) -> Path:
+        return self.folder / OBJECTS / f"{name}.jsonl"
+
+    @contextmanager
+    def _open_features(self, name: str) -> Iterator[Callable[[Iterable[Region]], None]]:
+        """Gives the function that writes regions of a pair."""
+        with write_whole(self._features(name)) as temporary, temporary.open("w", encoding="utf-8") as stream:
+
+            def write(regions: Iterable[Region]) -> None:
+                for region in regions:
+                    item = feature(region, pair=name, class_name=self.classes[region.class_index])
+                    stream.write(json.dumps(item) + "\n")
+
+            yield write
+
+    def _write_masks(self, pair: Pair, prediction: Prediction) -> None:
+        name, mask = pair.name, prediction.mask
+        stored = mask * np.uint8(255) if len(self.classes) == 2 else mask
+        height, width = mask.shape
+        if is_raster(pair.after):
+            with open_mask_writer(
+                self.folder / "masks" / f"{name}.tif", width=width, height=height, grid=prediction.grid
+            ) as out:
+                out.write_rows(0, stored, prediction.valid)
+        else:
+            write_png_mask(self.folder / "masks" / f"{name}.png", stored)
+        with self._probability_writer(name, prediction.grid, width=width, height=height) as probabilities:
+            if probabilities is not None:
+                probabilities.write_rows(0, prediction.probability, prediction.valid)
+
+    @contextmanager
+    def _probability_writer(
+        self, name: str, grid: Grid | None, *, width: int, height: int
+    ) -> Iterator[RowWriter | None]:
+        """None where probabilities were not asked for."""
+        if not self.probabilities:
+            yield None
+            return
+        names = ["change"] if len(self.classes) == 2 else list(self.classes)
+        path = self.folder / "probabilities" / f"{name}.tif"
+        with open_probability_writer(path, width=width, height=height, grid=grid, band_names=names) as writer:
+            yield writer
