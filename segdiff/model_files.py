@@ -66,12 +66,21 @@ class Settings:
     """Total stride of the network: tiles begin at its multiples."""
     post_processing: PostProcessing = PostProcessing()
     """Of the mask, before it is written and its regions are counted."""
+    ground_resolution: tuple[float, float] | None = None
+    """The finest and the coarsest of what it was trained on, in metres per pixel; None: not known."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
-        """The settings of ``dataclasses.asdict`` and JSON; files from before there was post-processing have none."""
-        post_processing = PostProcessing(**values.get("post_processing", {}))
-        return cls(**{**values, "classes": tuple(values["classes"]), "post_processing": post_processing})
+        """The settings of ``dataclasses.asdict`` and JSON; an older file may lack post-processing and resolution."""
+        trained = values.get("ground_resolution")
+        return cls(
+            **{
+                **values,
+                "classes": tuple(values["classes"]),
+                "post_processing": PostProcessing(**values.get("post_processing", {})),
+                "ground_resolution": None if trained is None else (float(trained[0]), float(trained[1])),
+            }
+        )
 
 
 def resolve_model(model: str | Path) -> Path:
