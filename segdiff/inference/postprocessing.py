@@ -47,6 +47,27 @@ def postprocess_mask(
     return np.concatenate(rows) if rows else mask.copy()
 
 
+def parse_post_processing(text: str) -> PostProcessing:
+    """The steps that a text names: "none", or such as "closing=2,fill_holes=64,vote,minimum_area=16".
+
+    Raises ValueError, in one line, on anything else.
+    """
+    steps: dict[str, int] = {}
+    vote = False
+    for item in [] if text == "none" else text.split(","):
+        name, _, value = item.strip().partition("=")
+        if item.strip() == "vote":
+            vote = True
+        elif name in ("closing", "fill_holes", "minimum_area") and value.isdecimal():
+            steps[name] = int(value)
+        else:
+            raise ValueError(
+                f"post-processing {text!r}: {item.strip()!r} is no step; allowed are none, or closing=N, fill_holes=N, "
+                "vote and minimum_area=N (whole pixels), with commas between them"
+            )
+    return PostProcessing(vote=vote, **steps)
+
+
 def _check_classes(runs: Runs, classes: int) -> Runs:
     if (highest := int(runs.value.max())) >= classes:
         raise ValueError(f"the mask holds class {highest} where there are {classes} classes, 0 to {classes - 1}")
