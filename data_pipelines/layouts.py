@@ -400,7 +400,8 @@ def _images(folder: Path) -> list[Path]:
 
 def is_image(name: str) -> bool:
     """Whether a file of this name counts as an image."""
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    stem, dot, suffix = name.rpartition(".")  # a million names are asked for: no Path of each
+    return bool(stem) and not name.startswith(".") and f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES
 
 
 # -------------------------------------------------------------------------------------------------------- CSV

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sqlite3
 import tempfile
 import zlib
@@ -25,6 +26,15 @@ class Part:
     number: int = 1
     count: int = 1
 
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Of ``i/n``. Raises ValueError, in one line, unless i and n are whole numbers with 1 <= i <= n."""
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        part = cls(int(numbers[1]), int(numbers[2])) if numbers else None
+        if part is None or not 1 <= part.number <= part.count:
+            raise ValueError(f"{text} is no part: write i/n with i from 1 to n, such as 2/8")
+        return part
+
     def holds(self, name: str) -> bool:
         """Whether the pair of that name is in this part."""
         return self.count == 1 or zlib.crc32(os.fsencode(name)) % self.count == self.number - 1
@@ -44,7 +54,7 @@ class Unpaired:
 class PairIndex:
     """Pairs images as ``match_pairs`` does, two files or two folders by stem, in the order of their names.
 
-    Of folders those of ``part`` alone. To be closed. Raises DataError where a path is missing or no folder can be
+    Those of ``part`` alone. To be closed. Raises DataError where a path is missing or no folder can be
     listed, a file is no image or meets a folder, and where a folder holds no image.
     """
 
@@ -52,14 +62,15 @@ class PairIndex:
         before, after = Path(before), Path(after)
         part = part or Part()
         self._folders = (before, after)
-        self._alone = pair_of_files(before, after)
+        pair = pair_of_files(before, after)
+        self._alone = [pair] if pair and part.holds(pair.name) else []
         # "" is a file of SQLite's own in the folder for temporary files; rows are read in whichever thread asks
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.executescript(
             f"PRAGMA cache_size = -{_CACHE}; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE file (name BLOB, role INTEGER, suffix BLOB, PRIMARY KEY (name, role, suffix)) WITHOUT ROWID;"
         )
-        if self._alone is None:
+        if pair is None:
             try:
                 self._list(after, part)
             except BaseException:
@@ -90,10 +101,8 @@ class PairIndex:
 
     def __len__(self) -> int:
         """How many names there are, of pairs and of images that make none."""
-        if self._alone:
-            return 1
         (count,) = self._database.execute("SELECT COUNT(*) FROM (SELECT 1 FROM file GROUP BY name)").fetchone()
-        return count
+        return count + len(self._alone)
 
     def pairs(self) -> Iterator[Pair]:
         """The pairs, split "all"."""
@@ -104,9 +113,7 @@ class PairIndex:
         return (found for found in self._all() if isinstance(found, Unpaired))
 
     def _all(self) -> Iterator[Pair | Unpaired]:
-        if self._alone:
-            yield self._alone
-            return
+        yield from self._alone
         rows = self._database.execute("SELECT name, role, suffix FROM file ORDER BY name, role, suffix")
         for stem, group in groupby(rows, key=lambda row: row[0]):
             yield self._pair(os.fsdecode(stem), [(role, os.fsdecode(suffix)) for _, role, suffix in group])

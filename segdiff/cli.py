@@ -728,13 +728,21 @@ def predict(
     runtime: Runtime = "auto",
     precision: Precision = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.tif.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Predict the I-th of N parts of the pairs alone, e.g. 2/8. Parts may run at the same time, into one "
+            "OUT; the last to finish writes summary.csv and objects.geojson.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Predict the change of a pair, or of two folders of images of any size, into a prediction folder."""
-    from data_pipelines.pair_index import PairIndex
+    from data_pipelines.pair_index import PairIndex, Part
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.folder_run import LocalEngine, fill_folder, is_one_raster
@@ -744,8 +752,14 @@ def predict(
 
     screen = _Screen(as_json, quiet)
     _require_two(before, after)
+    try:
+        part = Part() if shard is None else Part.parse(shard)
+    except ValueError as error:
+        raise ConfigError(f"--shard {error}") from error
+    if part.count > 1 and overwrite:
+        raise ConfigError(f"--overwrite: one shard would remove what the others do; remove {out} and leave it out")
     with contextlib.ExitStack() as stack:
-        index = stack.enter_context(PairIndex(before, after))
+        index = stack.enter_context(PairIndex(before, after, part))
         with _silence(debug):
             detector = load(
                 model,
@@ -766,7 +780,7 @@ def predict(
         )
         folder = PredictionFolder(
             out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
-            probabilities=probabilities, overwrite=overwrite,
+            probabilities=probabilities, overwrite=overwrite, part=part,
         )  # fmt: skip
         folder.keep_current(index.pairs())
         screen.say(detector.runtime)
@@ -776,19 +790,23 @@ def predict(
         update = stack.enter_context(screen.progress("predicting", unit))
         with folder:
             tally = fill_folder(folder, index, LocalEngine(detector, options), on_progress=update, on_failure=_complain)
+    left = folder.unfinished_parts() if part.count > 1 else []
     summary = {
         "out": out,
         "predicted": tally.predicted,
         "failed": tally.errors,
         "failed_count": tally.failed,
         "mean_changed_fraction": tally.mean_changed_fraction,
+        **({"shard": str(part), "shards_left": list(map(str, left))} if part.count > 1 else {}),
     }
 
     def render(console: Console) -> None:
         done = tally.predicted
         console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {tally.failed} failed", style="bold")
-        for name in ("overlays", "masks", "objects.geojson", "summary.csv"):
+        for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv"))):
             console.print(f"  {out / name}", markup=False)
+        if left:
+            console.print(f"  {len(left)} of {part.count} shards are not finished", markup=False)
 
     screen.result(summary, render)
     if tally.failed:
