@@ -1035,7 +1035,7 @@ def _import_tensorflow(debug: bool) -> None:
 
 @contextlib.contextmanager
 def _silence(debug: bool) -> Iterator[None]:
-    """Within it nothing reaches standard error: TensorFlow may be imported.
+    """Within it nothing reaches standard error but our own warnings: TensorFlow may be imported.
 
     TF_CPP_MIN_LOG_LEVEL does not reach what its libraries print: that is written before the library's log is set up.
     """
@@ -1045,13 +1045,17 @@ def _silence(debug: bool) -> Iterator[None]:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+    with open(os.devnull, "w") as nowhere, os.fdopen(kept, "w") as shown:  # noqa: PTH123
+        ours = logging.StreamHandler(shown)
+        for name in ("segdiff", "data_pipelines"):
+            logging.getLogger(name).addHandler(ours)
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
-            os.close(kept)
+            for name in ("segdiff", "data_pipelines"):
+                logging.getLogger(name).removeHandler(ours)
 
 
 def _complain(line: str) -> None:
