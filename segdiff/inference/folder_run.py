@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -12,8 +12,9 @@ from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from segdiff.inference.folder import PredictionFolder
 from segdiff.inference.pair_writer import PairWriter, WrittenPair
-from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, stream_pairs
+from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, load, stream_pairs
 from segdiff.inference.rasters import is_raster
+from segdiff.inference.runtimes import Precision, RuntimeName
 from segdiff.model_files import Settings
 
 OnRows = Callable[[int, int], None]
@@ -21,6 +22,39 @@ OnRows = Callable[[int, int], None]
 
 NAMED_FAILURES = 1000
 """So many failed pairs are named in the result of a run; summary.csv names them all."""
+
+
+@dataclass(frozen=True)
+class DetectorPlan:
+    """A detector to be loaded, here or elsewhere, as ``load`` does, and the options of ``Detector.predict``."""
+
+    model: str
+    runtime: RuntimeName = "auto"
+    precision: Precision = "auto"
+    ensemble: tuple[str, ...] = ()
+    test_time_augmentation: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def absolute(self) -> "DetectorPlan":
+        """With paths that mean the same in any folder."""
+
+        def anywhere(model: str) -> str:
+            return str(Path(model).absolute()) if Path(model).exists() else model
+
+        return replace(self, model=anywhere(self.model), ensemble=tuple(map(anywhere, self.ensemble)))
+
+    def load(self, threads: int | None = None) -> Detector:
+        """The detector. Raises what ``load`` does, and ValueError on options out of range."""
+        detector = load(
+            self.model,
+            runtime=self.runtime,
+            precision=self.precision,
+            ensemble=self.ensemble,
+            test_time_augmentation=self.test_time_augmentation,
+            threads=threads,
+        )
+        detector.check_options(**self.options)
+        return detector
 
 
 class Engine(Protocol):

@@ -338,6 +338,7 @@ def load(
     precision: Precision = "auto",
     ensemble: Sequence[str | Path] = (),
     test_time_augmentation: bool = False,
+    threads: int | None = None,
 ) -> Detector:
     """The detector that MODEL stands for: a shipped name, a .keras file, a run folder or an exported folder.
 
@@ -345,10 +346,10 @@ def load(
         result = detector.predict("before.png", "after.png")
         result.mask, result.probability
 
-    ``runtime`` and ``precision`` are those of ``open_network``. The models of ``ensemble`` predict with it. Raises
-    ModelError where there is none, or none that can be trusted.
+    ``runtime``, ``precision`` and ``threads`` are those of ``open_network``. The models of ``ensemble`` predict with
+    it. Raises ModelError where there is none, or none that can be trusted.
     """
-    networks = [open_network(one, runtime, precision) for one in (model, *ensemble)]
+    networks = [open_network(one, runtime, precision, threads) for one in (model, *ensemble)]
     return Detector(*networks, test_time_augmentation=test_time_augmentation)
 
 
