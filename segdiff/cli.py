@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from segdiff.inference.object_scores import ObjectOptions
     from segdiff.inference.predictor import Detector
     from segdiff.inference.ray_engine import PoolSize
+    from segdiff.model_files import PostProcessing
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
@@ -58,6 +59,12 @@ Threshold = Annotated[
 ]
 Tile = Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels; default: the model's.")]
 Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels that tiles share; default: the model's.")]
+Resolution = Annotated[
+    float | None,
+    typer.Option(
+        metavar="M", help="Metres per pixel of images that do not say theirs; they are brought to the model's."
+    ),
+]
 Ensemble = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
 ]
@@ -70,6 +77,14 @@ Runtime = Annotated[
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the processor multiplies it.")
+]
+PostProcessed = Annotated[
+    str | None,
+    typer.Option(
+        "--post-processing",
+        metavar="STEPS",
+        help="none, or steps such as closing=2,fill_holes=64,vote,minimum_area=16; default: the model's.",
+    ),
 ]
 Ignore = Annotated[int | None, typer.Option(min=1, max=255, help="Mask value of pixels without truth.")]
 
@@ -404,6 +419,7 @@ def _train(
     screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
 ) -> dict[str, Any] | None:
     """Trains and draws the curves; None in a worker that is not the chief."""
+    from segdiff.inference.postprocessing import postprocess_mask
     from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
     from segdiff.visualization.curves import draw_curves
@@ -413,8 +429,9 @@ def _train(
     # Keras prints its progress bar on standard output
     with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
         metrics = run_training(
-            config, run, resume=resume, workers=workers, index=index, draw=draw, say=screen.say, bar=bar
-        )
+            config, run, resume=resume, workers=workers, index=index, draw=draw, post_process=postprocess_mask,
+            say=screen.say, bar=bar,
+        )  # fmt: skip
     if metrics is not None:
         draw_curves(read_history(run / "history.csv"), run / "curves.png")
     return metrics
@@ -524,6 +541,8 @@ def evaluate(
     ] = 0,
     pad: Annotated[int, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")] = 0,
     minimum_area: Annotated[int, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = 1,
+    resolution: Resolution = None,
+    post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
@@ -548,7 +567,8 @@ def evaluate(
     screen = _Screen(as_json, quiet)
     scores = _evaluate(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
-        objects=options if objects else None, ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
+        objects=options if objects else None, resolution=resolution, post_processing=post_processing,
+        ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
     )  # fmt: skip
 
     def render(console: Console) -> None:
@@ -571,6 +591,8 @@ def _evaluate(
     ignore: int | None,
     overwrite: bool,
     objects: "ObjectOptions | None" = None,
+    resolution: float | None = None,
+    post_processing: str | None = None,
     ensemble: Sequence[str] = (),
     tta: Literal["d4"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
@@ -589,8 +611,10 @@ def _evaluate(
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
-    if ignore is None and (model / "config.yaml").is_file():
-        ignore = load_config(model / "config.yaml").data.ignore
+    run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
+    if ignore is None and run is not None:
+        ignore = run.data.ignore
+    steps = _post_processing(post_processing)
     resolve_model(model)  # a wrong name is said before the data are read
     report = _checked(screen, data, ignore)
     if report.faults or report.coding is None:
@@ -598,9 +622,14 @@ def _evaluate(
     chosen, pairs = split_pairs(report.data, split, model)
     with _silence("--debug" in sys.argv):
         detector = load(
-            model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None
-        )
+            model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None,
+            post_processing=steps,
+        )  # fmt: skip
     classes = detector.settings.classes
+    try:
+        detector.check_options(threshold=None, tile=None, overlap=None, resolution=resolution)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     try:
         truth = Truth(report.coding, len(classes))
     except DataError as error:
@@ -612,6 +641,9 @@ def _evaluate(
         if report.bands != bands and (report.bands, bands) != (1, 3):
             raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
     screen.say(f"pairs of split {chosen}: {len(pairs)}, threshold {detector.settings.threshold:.3f}")
+    trained_on = [] if run is None else [Path(root.path) for root in run.data.root]
+    if resolution is not None or data.resolve() not in trained_on:  # what a run was trained on needs no hint
+        _say_resolution(screen, detector, pairs[0], resolution)
     errors: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = None
@@ -620,6 +652,7 @@ def _evaluate(
             options = {
                 "split": chosen,
                 "ignore": ignore,
+                "resolution": resolution,
                 **_how(detector, ensemble, tta),
                 **({"objects": asdict(objects)} if objects else {}),
             }
@@ -632,7 +665,7 @@ def _evaluate(
             )  # fmt: skip
             stack.enter_context(folder)
         update = stack.enter_context(screen.progress("evaluating"))
-        for done, result in enumerate(predict_pairs(detector, pairs), start=1):
+        for done, result in enumerate(predict_pairs(detector, pairs, resolution=resolution), start=1):
             try:
                 if isinstance(result, FailedPair):
                     raise DataError(result.error)
@@ -655,15 +688,16 @@ def _evaluate(
         "data": data,
         "split": chosen,
         "threshold": detector.settings.threshold,
+        "post_processing": asdict(detector.post_processing),
         **board.scores(),
         "failed": errors,
     }
     if object_board:
         truth_from = "boxes" if boxes else "masks"
         figures["objects"] = {**asdict(object_board.options), "truth": truth_from, **object_board.scores()}
-        if out is not None:
-            with write_whole(out / "metrics.json") as temporary:
-                temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
+    if out is not None:
+        with write_whole(out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
     return figures
 
 
@@ -684,6 +718,8 @@ def _open_engine(
             else:
                 from segdiff.inference.ray_engine import open_ray_engine
 
+                if screen.as_json:  # Ray prints what happens to its machines
+                    stack.enter_context(contextlib.redirect_stdout(sys.stderr))
                 engine = stack.enter_context(open_ray_engine(plan, pool, address=address, debug=debug, say=screen.say))
         except ValueError as error:
             if type(error) is ValueError:
@@ -692,13 +728,31 @@ def _open_engine(
         yield engine
 
 
+def _post_processing(steps: str | None) -> "PostProcessing | None":
+    """What --post-processing asks for."""
+    from segdiff.config import ConfigError
+    from segdiff.inference.postprocessing import parse_post_processing
+
+    try:
+        return None if steps is None else parse_post_processing(steps)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _how(detector: "Detector | Engine", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
     """What the probabilities depend on besides the model, for prediction.json."""
     from segdiff.inference.manifest import digest
     from segdiff.model_files import resolve_model
 
     members = [digest(resolve_model(member)) for member in ensemble]
-    return {"ensemble": members, "tta": tta, "runtime": detector.runtime}
+    trained = detector.settings.ground_resolution
+    return {
+        "ensemble": members,
+        "tta": tta,
+        "runtime": detector.runtime,
+        "post_processing": asdict(detector.post_processing),
+        "ground_resolution": None if trained is None else list(trained),
+    }
 
 
 def _render_scores(console: Console, scores: dict[str, Any]) -> None:
@@ -750,11 +804,16 @@ def predict(
     threshold: Threshold = None,
     tile: Tile = None,
     overlap: Overlap = None,
+    resolution: Resolution = None,
+    post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
     precision: Precision = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.tif.")] = False,
+    geopackage: Annotated[
+        bool, typer.Option("--geopackage", help="Also write objects as geopackages/NAME.gpkg, in the images' CRS.")
+    ] = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -787,12 +846,13 @@ def predict(
     from data_pipelines.pair_index import PairIndex, Part
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
-    from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster
+    from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
     from segdiff.inference.ray_engine import PoolSize
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
 
     screen = _Screen(as_json, quiet)
+    steps = _post_processing(post_processing)
     _require_two(before, after)
     if engine_name == "ray":
         pool = PoolSize(actors, cpus_per_actor or 2, gpus_per_actor)
@@ -808,22 +868,36 @@ def predict(
         raise ConfigError(f"--overwrite: one shard would remove what the others do; remove {out} and leave it out")
     with contextlib.ExitStack() as stack:
         index = stack.enter_context(PairIndex(before, after, part))
-        options = {"threshold": threshold, "tile": tile, "overlap": overlap}
-        plan = DetectorPlan(model, runtime, precision, tuple(ensemble or ()), tta is not None, options)
+        plan = DetectorPlan(
+            model,
+            runtime,
+            precision,
+            tuple(ensemble or ()),
+            test_time_augmentation=tta is not None,
+            post_processing=steps,
+            options={"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution},
+        )
         engine = stack.enter_context(_open_engine(screen, plan, pool, address, debug))
         job = Job(
             engine.path,
-            {**options, "probabilities": probabilities, **_how(engine, ensemble or (), tta)},
+            {
+                **plan.options,
+                "probabilities": probabilities,
+                "geopackage": geopackage,
+                **_how(engine, ensemble or (), tta),
+            },
             {"before": str(before.resolve()), "after": str(after.resolve())},
         )
         folder = PredictionFolder(
             out, job, classes=engine.settings.classes, draw=draw, write_image=write_image,
-            probabilities=probabilities, overwrite=overwrite, part=part,
+            probabilities=probabilities, geopackage=geopackage, overwrite=overwrite, part=part,
         )  # fmt: skip
         folder.keep_current(index.pairs())
         screen.say(engine.runtime)
         if done := len(folder.done):
             screen.say(f"done already: {done}, left: {len(index) - done}")
+        if (first := next(left_to_do(index, folder), None)) is not None:
+            _say_resolution(screen, engine, first, resolution)
         unit = "rows" if is_one_raster(index, folder) else "pairs"
         update = stack.enter_context(screen.progress("predicting", unit))
         with folder:
@@ -849,6 +923,22 @@ def predict(
     screen.result(summary, render)
     if tally.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair", resolution: float | None) -> None:
+    """What a run does about the ground resolution of its images, of which this pair is the first."""
+    from data_pipelines.decoding import read_info
+    from data_pipelines.layouts import DataError
+    from segdiff.ground_resolution import own_resolution, resolution_line, target_resolution
+
+    try:
+        own = own_resolution(read_info(pair.after).grid, resolution)
+    except DataError:  # a fault of this pair alone, told where it is predicted
+        return
+    trained = detector.settings.ground_resolution
+    line = resolution_line(own, trained, target_resolution(own, trained))
+    if line is not None:
+        screen.say(line)
 
 
 @app.command(rich_help_panel="Prediction")
@@ -991,7 +1081,7 @@ def _import_tensorflow(debug: bool) -> None:
 
 @contextlib.contextmanager
 def _silence(debug: bool) -> Iterator[None]:
-    """Within it nothing reaches standard error: TensorFlow may be imported.
+    """Within it nothing reaches standard error but our own warnings: TensorFlow may be imported.
 
     TF_CPP_MIN_LOG_LEVEL does not reach what its libraries print: that is written before the library's log is set up.
     """
@@ -1001,13 +1091,17 @@ def _silence(debug: bool) -> Iterator[None]:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+    with open(os.devnull, "w") as nowhere, os.fdopen(kept, "w") as shown:  # noqa: PTH123
+        ours = logging.StreamHandler(shown)
+        for name in ("segdiff", "data_pipelines"):
+            logging.getLogger(name).addHandler(ours)
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
-            os.close(kept)
+            for name in ("segdiff", "data_pipelines"):
+                logging.getLogger(name).removeHandler(ours)
 
 
 def _complain(line: str) -> None:

@@ -78,13 +78,16 @@ class PredictionFolder:
         write_image: WriteImage,
         columns: Sequence[str] = (),
         probabilities: bool = False,
+        geopackage: bool = False,
         overwrite: bool = False,
         resume: bool = True,
         part: Part | None = None,
     ):
         self.folder, self.part = folder, part or Part()
         self._books = whole_books(folder) if self.part.count == 1 else part_books(folder, self.part)
-        self.writer = PairWriter(folder, tuple(classes), draw, write_image, self._books.loose, probabilities)
+        self.writer = PairWriter(
+            folder, tuple(classes), draw, write_image, self._books.loose, probabilities, geopackage
+        )
         self._columns = (*COLUMNS, *columns)
         goes_on = self._open(job.describe(), overwrite)
         self._sources = books_to_resume(folder, self.part)
@@ -137,7 +140,7 @@ class PredictionFolder:
 
     def _remove_unfinished(self) -> None:
         """Removes the files that a run which was killed left half written."""
-        for name in ("masks", "overlays", "probabilities"):
+        for name in ("masks", "overlays", "probabilities", "geopackages"):
             if (self.folder / name).exists():
                 with os.scandir(self.folder / name) as entries:
                     for entry in entries:
@@ -148,7 +151,7 @@ class PredictionFolder:
         """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
         for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("masks", "overlays", "probabilities", PARTS):
+        for name in ("masks", "overlays", "probabilities", "geopackages", PARTS):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
         (self.folder / "prediction.json").unlink()

@@ -15,7 +15,7 @@ from segdiff.inference.pair_writer import PairWriter, WrittenPair
 from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, load, stream_pairs
 from segdiff.inference.rasters import is_raster
 from segdiff.inference.runtimes import Precision, RuntimeName
-from segdiff.model_files import Settings
+from segdiff.model_files import PostProcessing, Settings
 
 OnRows = Callable[[int, int], None]
 """Told, of a pair of rasters at work, how many rows are done and how many there are."""
@@ -33,6 +33,7 @@ class DetectorPlan:
     precision: Precision = "auto"
     ensemble: tuple[str, ...] = ()
     test_time_augmentation: bool = False
+    post_processing: PostProcessing | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def absolute(self) -> "DetectorPlan":
@@ -51,6 +52,7 @@ class DetectorPlan:
             precision=self.precision,
             ensemble=self.ensemble,
             test_time_augmentation=self.test_time_augmentation,
+            post_processing=self.post_processing,
             threads=threads,
         )
         detector.check_options(**self.options)
@@ -71,6 +73,10 @@ class Engine(Protocol):
     @property
     def runtime(self) -> str:
         """What computes, for a person."""
+
+    @property
+    def post_processing(self) -> PostProcessing:
+        """What is done to the masks."""
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, in any order, drawn as they are needed."""
@@ -98,6 +104,11 @@ class LocalEngine:
     def runtime(self) -> str:
         """What computes, for a person."""
         return self.detector.runtime
+
+    @property
+    def post_processing(self) -> PostProcessing:
+        """What is done to the masks."""
+        return self.detector.post_processing
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, in order; rasters row by row."""

@@ -19,7 +19,7 @@ from segdiff.inference.manifest import digest
 from segdiff.inference.pair_writer import PairWriter, WrittenPair
 from segdiff.inference.predictor import FailedPair
 from segdiff.inference.rasters import is_raster
-from segdiff.model_files import Settings, resolve_model
+from segdiff.model_files import PostProcessing, Settings, resolve_model
 
 _AT_ONCE = 8
 """Pairs of ordinary images that an actor is given at a time, to read some while it computes others."""
@@ -54,6 +54,7 @@ class Described:
 
     settings: Settings
     runtime: str
+    post_processing: PostProcessing
     models: tuple[str, ...]
     """SHA-256 of the files."""
     version: str
@@ -67,7 +68,7 @@ class Worker:
         detector = plan.load(threads)
         self._engine = LocalEngine(detector, plan.options)
         digests = tuple(digest(resolve_model(model)) for model in (plan.model, *plan.ensemble))
-        return Described(detector.settings, detector.runtime, digests, __version__)
+        return Described(detector.settings, detector.runtime, detector.post_processing, digests, __version__)
 
     def predict(self, writer: PairWriter, pairs: list[Pair]) -> list[WrittenPair | FailedPair]:
         """Predicts the pairs and writes their files."""
@@ -121,6 +122,12 @@ class RayEngine:
         """What computes, for a person."""
         assert self._described is not None
         return self._described.runtime
+
+    @property
+    def post_processing(self) -> PostProcessing:
+        """What is done to the masks."""
+        assert self._described is not None
+        return self._described.post_processing
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, as they come."""
