@@ -13,15 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.pair_index import PairIndex
 from segdiff.config import EncoderConfig, ModelConfig
-from segdiff.inference.folder import Job, PredictionFolder
-from segdiff.inference.folder_run import DetectorPlan, LocalEngine, fill_folder
 from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
-from segdiff.visualization.overlays import overlay, write_image
-
-OPTIONS = {"threshold": None, "tile": None, "overlap": None}
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +43,8 @@ def images(tmp_path) -> Path:
     return tmp_path
 
 
-def predict_here(model: Path, images: Path, out: Path) -> None:
-    plan = DetectorPlan(str(model), "openvino", "float32", options=OPTIONS)
-    engine = LocalEngine(plan.load(), plan.options)
-    job = Job(engine.path, {}, {})
-    with PairIndex(images / "vor", images / "nach") as index:
-        folder = PredictionFolder(
-            out, job, classes=engine.settings.classes, draw=overlay, write_image=write_image
-        )  # fmt: skip
-        with folder:
-            fill_folder(folder, index, engine, on_progress=lambda done, of: None, on_failure=lambda error: None)
+def predict(*command: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300)
 
 
 def rows_of(out: Path) -> dict[str, dict[str, str]]:
@@ -73,19 +59,19 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'segdiff[ray]'")
 def test_a_node_that_dies_in_mid_run_loses_and_doubles_nothing(model, images, tmp_path):
-    here, there = tmp_path / "here", tmp_path / "there"
-    predict_here(model, images, here)
-    job = Path(__file__).with_name("ray_job.py")
-    done = subprocess.run(
-        [sys.executable, str(job), str(model), str(images / "vor"), str(images / "nach"), str(there)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["begun"] == [2], "the node died while both actors were in the middle of a pair"
-    assert any("a worker died" in line for line in told["said"])
-    assert told["predicted"] == 38
-    assert set(told["failed"]) == {"tile 07", "tile 08"}
+    here, there, signals = tmp_path / "here", tmp_path / "there", tmp_path / "signals"
+    signals.mkdir()
+    call = ("predict", model, images / "vor", images / "nach", "--runtime", "openvino", "--json")
+    alone = predict("-m", "segdiff", *call, "--out", here)
+    assert alone.returncode == 3, alone.stderr
+    ray = ("--engine", "ray", "--cpus-per-actor", 1)
+    together = predict(Path(__file__).with_name("ray_job.py"), signals, *call, "--out", there, *ray)
+    assert together.returncode == 3, together.stderr
+    assert "a worker died" in together.stderr
+    assert len(list(signals.iterdir())) == 3, "the node died while both actors were in the middle of a pair"
+    told = json.loads(together.stdout)
+    assert {**told, "out": None} == {**json.loads(alone.stdout), "out": None}
+    assert (told["predicted"], set(told["failed"])) == (38, {"tile 07", "tile 08"})
     assert rows_of(there) == rows_of(here)
     for folder in ("masks", "overlays"):
         files = {path.name: path.read_bytes() for path in (here / folder).iterdir()}
