@@ -94,7 +94,7 @@ class _Screen:
 
     def __init__(self, as_json: bool, quiet: bool):
         self.as_json, self.quiet = as_json, quiet
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         if not self.quiet:
@@ -718,8 +718,9 @@ def _open_engine(
             else:
                 from segdiff.inference.ray_engine import open_ray_engine
 
-                if screen.as_json:  # Ray prints what happens to its machines
-                    stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+                # where a machine dies Ray prints what only its developers can read
+                shown = sys.stderr if debug else io.StringIO()
+                stack.enter_context(contextlib.redirect_stdout(shown))
                 engine = stack.enter_context(open_ray_engine(plan, pool, address=address, debug=debug, say=screen.say))
         except ValueError as error:
             if type(error) is ValueError:

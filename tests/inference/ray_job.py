@@ -1,4 +1,4 @@
-"""The command on a cluster of three nodes, of which one dies while its actor is at work; run by test_ray_engine.
+"""The command on a cluster of two nodes, of which one dies while its actor is at work; run by test_ray_engine.
 
     python ray_job.py SIGNALS predict MODEL BEFORE AFTER --out OUT --engine ray ...
 
@@ -31,24 +31,22 @@ def draw_when_told(signals: Path, *images, **options):
     return overlay(*images, **options)
 
 
-def kill_one(cluster: Cluster, nodes: list, signals: Path) -> None:
-    """Kills a node when the actors of both are in the middle of a pair."""
-    ids = {node.node_id for node in nodes}
+def kill_one(cluster: Cluster, signals: Path) -> None:
+    """Kills the node beside the head when the actors of both are in the middle of a pair."""
+    ids = {node.node_id for node in cluster.list_all_nodes()}
     while not ids <= {path.name for path in signals.iterdir()}:
         time.sleep(0.05)
-    cluster.remove_node(nodes[0], allow_graceful=False)
+    cluster.remove_node(*cluster.worker_nodes, allow_graceful=False)
     (signals / "go").touch()
 
 
 if __name__ == "__main__":
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     folder = Path(sys.argv[1])
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False},
-    )
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=STORE) for _ in range(2)]
-    threading.Thread(target=kill_one, args=(cluster, nodes, folder), daemon=True).start()
+    size = {"num_cpus": 1, "object_store_memory": STORE}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    cluster.add_node(**size)
+    threading.Thread(target=kill_one, args=(cluster, folder), daemon=True).start()
     overlays.overlay = partial(draw_when_told, folder)
     sys.argv = ["segdiff", *sys.argv[2:], "--address", cluster.address]
     try:
