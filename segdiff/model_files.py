@@ -64,6 +64,8 @@ class Settings:
     overlap: int = 64
     stride: int = 1
     """Total stride of the network: tiles begin at its multiples."""
+    reach: int | None = None
+    """Pixels from a tile's edge up to which its padding is felt, see `measure_reach`; None: not measured."""
     post_processing: PostProcessing = PostProcessing()
     """Of the mask, before it is written and its regions are counted."""
     ground_resolution: tuple[float, float] | None = None

@@ -17,7 +17,8 @@ import rasterio.io
 import rasterio.vrt
 
 from data_pipelines.decoding import Grid, dataset_info, grid_difference, open_tiff, read_image, read_info, read_rows
-from data_pipelines.layouts import DataError, Pair, match_pairs
+from data_pipelines.layouts import DataError, Pair
+from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
 from segdiff.ground_resolution import differ, own_resolution, target_resolution
 from segdiff.inference.postprocessing import postprocess_mask
@@ -41,6 +42,9 @@ _BATCH_PIXELS = 8 * 256 * 256
 
 _READ_AHEAD = 4
 """Pairs that are read, at most, before their turn."""
+
+_FAULTS_NAMED = 20
+"""Images without partner, at most, in the message of an error."""
 
 _DATASETS = (rasterio.io.DatasetReader, rasterio.io.DatasetWriter, rasterio.vrt.WarpedVRT)
 """What rasterio opens, be it a file, one in memory or a warped view."""
@@ -142,7 +146,12 @@ class Detector:
                     "cannot predict together"
                 )
         self.path = first.path
-        self.settings = replace(first.settings, stride=math.lcm(*(network.settings.stride for network in networks)))
+        reaches = [network.settings.reach for network in networks]
+        self.settings = replace(
+            first.settings,
+            stride=math.lcm(*(network.settings.stride for network in networks)),
+            reach=None if None in reaches else max(reach for reach in reaches if reach is not None),
+        )
         self.bands, self.bands_after = first.bands
         self.runtime = first.runtime
         self.post_processing = first.settings.post_processing if post_processing is None else post_processing
@@ -272,12 +281,20 @@ class Detector:
                 yield now.pair, None
                 continue
             mine = own(now, now.plan)
-            # what lies at a tile's edge has seen padding instead of the image: it does not count
-            blended = blend_rows(now.plan, mine, margin=now.plan.overlap // 4)
+            blended = blend_rows(now.plan, mine, margin=self._margin(now.plan.overlap))
             yield now.pair, _decided(now.pair, _on_own_grid(now.pair, now.plan, blended), threshold)
             if now.taken < now.plan.count:  # the consumer has left some
                 with suppress(DataError, OSError):
                     deque(mine, maxlen=0)
+
+    def _margin(self, overlap: int) -> int:
+        """Pixels at a tile's edges that do not count, since the network saw padding there instead of the image.
+
+        Where that reaches further than half the overlap, what is left out is what is worst: the more, the narrower the
+        blend.
+        """
+        reach = self.settings.reach
+        return reach if reach is not None and 2 * reach <= overlap else overlap * 3 // 8
 
     def gather(self, pair: LoadedPair, rows: Rows, name: str = "") -> Prediction:
         """The rows of a pair together, the mask post-processed."""
@@ -421,16 +438,18 @@ def predict_folder(
     """Predictions of two folders of images, paired by stem, or of two files, one after the other.
 
     ``threshold`` and ``resolution`` are those of ``Detector.predict``.
-
-    Raises DataError before the first result where an image has no partner, and at the pair that cannot be read.
+    However many pairs there are, a few are held at a time. Raises DataError before the first result where an image has
+    no partner, and at the pair that cannot be read.
     """
-    data = match_pairs(Path(before), Path(after))
-    if data.faults:
-        raise DataError("; ".join(str(fault) for fault in data.faults))
-    for result in predict_pairs(detector, data.pairs, threshold=threshold, resolution=resolution):
-        if isinstance(result, FailedPair):
-            raise DataError(result.error)
-        yield result.prediction
+    with PairIndex(Path(before), Path(after)) as index:
+        problems = [unpaired.problem for unpaired in islice(index.unpaired(), _FAULTS_NAMED + 1)]
+        if problems:
+            more = ["and more"] if len(problems) > _FAULTS_NAMED else []
+            raise DataError("; ".join([*problems[:_FAULTS_NAMED], *more]))
+        for result in predict_pairs(detector, index.pairs(), threshold=threshold, resolution=resolution):
+            if isinstance(result, FailedPair):
+                raise DataError(result.error)
+            yield result.prediction
 
 
 @dataclass(frozen=True)

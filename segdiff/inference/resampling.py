@@ -1,5 +1,6 @@
 """Images brought to another size while their rows go by."""
 
+import math
 from collections.abc import Iterable, Iterator
 
 import cv2
@@ -8,6 +9,9 @@ from scipy.sparse import csr_array
 
 _PIXELS_AT_ONCE = 1 << 20
 """Pixels that are resampled together: as float32 a dozen megabytes."""
+
+_BANDS_AT_ONCE = 4
+"""The most that OpenCV takes the means of."""
 
 
 class RowResampler:
@@ -39,7 +43,8 @@ class RowResampler:
         self._seen += len(rows)
         ready = int(np.searchsorted(self._last, self._seen))
         part = self._weights[self._done : ready, self._top : self._seen]
-        made = (part @ held.reshape(len(held), -1)).reshape(-1, *held.shape[1:])
+        _, *row = held.shape
+        made = (part @ held.reshape(len(held), math.prod(row))).reshape(ready - self._done, *row)
         top = int(self._first[ready]) if ready < len(self._first) else self._seen
         self._held, self._top, self._done = held[top - self._top :].copy(), top, ready
         return np.rint(made).astype(np.uint8) if rows.dtype == np.uint8 else made
@@ -50,8 +55,13 @@ class RowResampler:
         if self._to_width == self._width or not len(rows):
             return rows if len(rows) else np.empty((0, self._to_width, rows.shape[2]), np.float32)
         method = cv2.INTER_AREA if self._to_width < self._width else cv2.INTER_LINEAR
-        narrow = cv2.resize(rows, (self._to_width, len(rows)), interpolation=method)
-        return narrow.reshape(len(rows), self._to_width, -1)
+        size = (self._to_width, len(rows))
+        some = (
+            np.ascontiguousarray(rows[..., band : band + _BANDS_AT_ONCE])
+            for band in range(0, rows.shape[2], _BANDS_AT_ONCE)
+        )
+        narrow = [cv2.resize(bands, size, interpolation=method).reshape(*size[::-1], -1) for bands in some]
+        return narrow[0] if len(narrow) == 1 else np.concatenate(narrow, axis=2)
 
 
 def resample_rows(slabs: Iterable[np.ndarray], size: tuple[int, int], to: tuple[int, int]) -> Iterator[np.ndarray]:

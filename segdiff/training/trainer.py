@@ -331,7 +331,7 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
         )
     classes = _classes(config, [coding.classes for coding in codings])
     by_root = [
-        _ground_resolution(config, root, report.data.pairs)
+        _ground_resolution(config, root, report.data.pairs, say)
         for root, report in zip(config.data.root, reports, strict=True)
     ]
     known = [resolution for resolution in by_root if resolution is not None]
@@ -344,7 +344,9 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
     return TrainingData(tuple(pairs), tuple(train), tuple(val), classes, resolution)
 
 
-def _ground_resolution(config: Config, root: DataRoot, pairs: Sequence[Pair]) -> tuple[float, float] | None:
+def _ground_resolution(
+    config: Config, root: DataRoot, pairs: Sequence[Pair], say: Callable[[str], None]
+) -> tuple[float, float] | None:
     """The finest and the coarsest of a data root: what is configured, else what its rasters say of themselves.
 
     Raises ConfigError where the two differ by more than a quarter. Rasters whose pixels are not about square on the
@@ -362,8 +364,15 @@ def _ground_resolution(config: Config, root: DataRoot, pairs: Sequence[Pair]) ->
                     "out, or mend their georeference"
                 )
         return said, said
-    if not found or any(differ(across, down) for across, down in found):
+    if not found:
         return None
+    for across, down in found:
+        if differ(across, down):
+            say(
+                f"warning: {root.path}: its pixels are {across:.3g} x {down:.3g} m on the ground, not square: their "
+                "ground resolution is not stored"
+            )
+            return None
     return min(map(mean_side, found)), max(map(mean_side, found))
 
 

@@ -139,9 +139,11 @@ def test_the_configuration_chooses_the_layers(changes, kinds):
 def test_settings_survive_saving_and_keras_serialization(tmp_path):
     model = build_change_detector(config())
     assert model.settings == Settings(stride=2)
+    names, trained = ("none", "new roof"), (0.5, 1.0)
     steps = PostProcessing(closing=2, fill_holes=30, vote=True, minimum_area=12)
-    names = ("none", "new roof")
-    model.settings = Settings(names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps)
+    model.settings = Settings(
+        names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps, ground_resolution=trained
+    )
     model.save(tmp_path / "model.keras")
     copies = [
         keras.saving.load_model(tmp_path / "model.keras", compile=False),
