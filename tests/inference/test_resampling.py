@@ -18,7 +18,7 @@ from data_pipelines.decoding import Grid
 from data_pipelines.layouts import DataError, Pair
 from segdiff import cli
 from segdiff.ground_resolution import ground_resolution, own_resolution, resolution_line, target_resolution
-from segdiff.inference import predictor, resampling
+from segdiff.inference import folder_run, predictor, resampling
 from segdiff.inference.folder import Job, PredictionFolder
 from segdiff.inference.predictor import (
     Detector,
@@ -382,7 +382,7 @@ def test_the_command_says_once_what_it_does_and_keeps_another_resolution_apart(t
             Image.fromarray(blobs(64, 48, seed)).save(tmp_path / part / f"{name}.png")
 
     def run(trained, *options) -> tuple[int, str, str]:
-        monkeypatch.setattr(predictor, "load", lambda model, **_: detector(trained))
+        monkeypatch.setattr(folder_run, "load", lambda model, **_: detector(trained))
         arguments = ["predict", "model", tmp_path / "A", tmp_path / "B", "--out", tmp_path / "out", *options]
         monkeypatch.setattr("sys.argv", ["segdiff", *map(str, arguments)])
         monkeypatch.setattr("signal.signal", lambda *_: None)
