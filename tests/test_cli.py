@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import keras
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 from PIL import Image
@@ -23,10 +25,12 @@ from segdiff import cli
 from segdiff.config import EncoderConfig, ModelConfig, load_config
 from segdiff.inference.boxes import find_boxes
 from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
+from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.predictor import Prediction, load
-from segdiff.model_files import Settings
+from segdiff.model_files import PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
+from segdiff.training.callbacks import save_detector
 
 COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
@@ -419,8 +423,6 @@ def test_evaluate_scores_the_objects_of_what_it_writes(segdiff_command, here, ti
         (data / "boxes" / f"{name}.csv").write_text("".join(["x1,y1,x2,y2,type\n", *lines]))
     with (data / "boxes" / "scene_0006.csv").open("a") as file:
         file.write("0.25,0.25,0.5,0.5,speck\n")
-    for kept in ("scene_0000", *(f"scene_{number:04d}" for number in range(2, 6))):
-        (data / "boxes" / f"{kept}.csv").write_text("of other splits: nobody reads it")
     assert here("check", data, "--quiet")[0] == 0
     status, printed, err = here(*call, "--json", "--quiet")
     assert (status, err) == (0, "")
@@ -446,7 +448,9 @@ def test_evaluate_scores_the_objects_of_what_it_writes(segdiff_command, here, ti
     (data / "boxes" / "scene_0001.csv").write_text("x1,y1,x2,y2,type\n1,2,65,4,house\n")
     status, printed, err = here(*call, "--quiet")
     assert (status, printed) == (1, "")
-    require_one_line(err, data / "boxes" / "scene_0001.csv", "line 2", "65", "64 pixels")
+    faulty, summary = err.splitlines()
+    require_one_line(f"{faulty}\n", data / "boxes" / "scene_0001.csv", "line 2", "65", "64 pixels")
+    assert summary.startswith("segdiff: 1 fault in the data")
 
 
 def test_evaluate_without_objects_knows_none(here, tiny_run, tmp_path):
@@ -457,7 +461,7 @@ def test_evaluate_without_objects_knows_none(here, tiny_run, tmp_path):
     status, printed, _ = here(*call, "--json", "--out", out, "--overwrite")
     assert status == 0
     assert "objects" not in json.loads(printed)
-    assert not (out / "metrics.json").exists(), "not those of the evaluation that was replaced"
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(printed)
     assert not [column for column in rows_of(out)[0] if column.startswith("object_")]
     for option in (("--iou", "0.5"), ("--join", "9"), ("--pad", "8"), ("--minimum-area", "12")):
         status, _, err = here(*call, *option)
@@ -466,6 +470,55 @@ def test_evaluate_without_objects_knows_none(here, tiny_run, tmp_path):
     status, _, err = here(*call, "--objects", "--iou", "1")
     assert status == 2
     require_one_line(err, "iou is 1.0", "below 1")
+
+
+def test_masks_and_objects_are_post_processed_as_the_model_says_or_as_asked(here, tiny_run, tmp_path):
+    run = copy_of(tiny_run.run, tmp_path / "run")
+    model = load_model(run)
+    own, other = PostProcessing(fill_holes=9), PostProcessing(closing=1, minimum_area=20)
+    model.settings = replace(model.settings, post_processing=own)
+    save_detector(model, run / "model.keras")
+    pair = (tiny_run.data / "A" / "scene_0003.png", tiny_run.data / "B" / "scene_0003.png")
+
+    def predicted(out: str, *options: object) -> tuple[np.ndarray, dict, list[dict]]:
+        status, _, err = here("predict", run, *pair, "--out", tmp_path / out, "--precision", "float32", *options, "-q")
+        assert (status, err) == (0, "")
+        objects = json.loads((tmp_path / out / "objects.geojson").read_text())["features"]
+        options = json.loads((tmp_path / out / "prediction.json").read_text())["options"]
+        return np.array(Image.open(tmp_path / out / "masks" / "scene_0003.png")) // 255, options, objects
+
+    plain, said, _ = predicted("plain", "--post-processing", "none")
+    assert said["post_processing"] == {"closing": 0, "fill_holes": 0, "vote": False, "minimum_area": 0}
+    for out, options, steps in (
+        ("own", (), own),
+        ("other", ("--post-processing", "closing=1,minimum_area=20"), other),
+    ):
+        mask, said, objects = predicted(out, *options, "--geopackage")
+        assert said["post_processing"] == asdict(steps)
+        np.testing.assert_array_equal(mask, postprocess_mask(plain, steps, classes=2))
+        assert not np.array_equal(mask, plain)
+        assert sum(item["properties"]["area"] for item in objects) == mask.sum()
+        (package,) = (tmp_path / out / "geopackages").iterdir()
+        assert package.name == "scene_0003.gpkg"
+        assert pyogrio.read_info(package)["features"] == len(objects) > 0
+    status, _, err = here("predict", run, *pair, "--out", tmp_path / "own", "--post-processing", "none")
+    assert (status, "options differ" in err) == (2, True)
+
+    scored = ("evaluate", run, tiny_run.data, "--split", "val", "--out", tmp_path / "scored", "--objects")
+    scored = (*scored, "--json", "--quiet")
+    status, printed, _ = here(*scored)
+    figures = json.loads(printed)
+    assert (status, figures["post_processing"]) == (0, asdict(own))
+    found = sum(int(row["changed_pixels"]) for row in rows_of(tmp_path / "scored"))
+    assert found == np.sum(figures["confusion"], axis=0)[1] > 0
+    assert figures["objects"]["found"] == sum(int(row["objects"]) for row in rows_of(tmp_path / "scored"))
+    status, printed, _ = here(*scored, "--post-processing", "minimum_area=4097", "--overwrite")
+    assert (status, json.loads(printed)["f1"], json.loads(printed)["objects"]["found"]) == (0, 0, 0)
+    for command in (scored, ("predict", run, *pair, "--out", tmp_path / "new")):
+        status, _, err = here(*command, "--post-processing", "closing")
+        assert status == 2
+        require_one_line(err, "'closing' is no step", "closing=N")
+    assert not (tmp_path / "new").exists()
 
 
 def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, here, tiny_run, tmp_path):

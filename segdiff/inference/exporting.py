@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from segdiff.inference.manifest import Manifest, write_manifest
 from segdiff.inference.runtimes import Batch
 from segdiff.inference.tflite import without_deprecation
 from segdiff.models.change_detector import ChangeDetector
+from segdiff.models.receptive_field import measure_reach
 
 INPUTS, OUTPUT = ("before", "after"), "probability"
 """The names of the network's tensors in every format."""
@@ -56,7 +58,7 @@ def write_network(
         file=file,
         bands=(model.bands, model.bands_after),
         outputs=outputs,
-        settings=model.settings,
+        settings=replace(model.settings, reach=measure_reach(model)),
         model_sha256=model_sha256,
         precision=precision,
         tile=model.settings.tile if kind in FIXED_SIZE else None,

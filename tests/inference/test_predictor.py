@@ -17,7 +17,7 @@ from data_pipelines.layouts import DataError, match_pairs
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.predictor import Detector, FailedPair, PredictedPair, predict_pairs
 from segdiff.inference.runtimes import keras_network
-from segdiff.model_files import ModelError
+from segdiff.model_files import ModelError, PostProcessing
 from segdiff.models.architectures import build_change_detector
 
 GRID = {"crs": "EPSG:32633", "transform": from_origin(500000, 5000000, 0.5, 0.5)}
@@ -114,6 +114,26 @@ def test_tiles_show_no_seam(detector):
     assert np.abs(tiled - whole)[inner].max() < 1e-3
     without_overlap = detector.predict(before, after, overlap=0).probability
     assert np.abs(without_overlap - whole)[inner].max() > 1e-2, "the tiles' edges are not felt: the test says nothing"
+
+
+@pytest.mark.parametrize("overlap", [48, 96])
+def test_tiles_equal_the_whole_image_where_the_receptive_field_fits_the_overlap(overlap):
+    # two convolutions a level: 2 + 4 + 8 + 4 + 2 pixels, and what resizing adds, at three levels
+    keras.utils.set_random_seed(1)
+    network = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(8, 16, 32))), bands=3, classes=1)
+    for weight in network.weights:
+        if "kernel" in weight.path:
+            weight.assign(weight * 1.5)  # so that what is far away counts
+    network.settings = replace(network.settings, tile=128, overlap=overlap)
+    own = Detector(keras_network(network, Path("model.keras"), "float32"))
+    assert 20 <= own.settings.reach <= 24
+    before, after = noise(300, 260, 7), noise(300, 260, 8)
+    whole = own.predict(before, after, tile=384, overlap=0).probability
+    assert whole.std() > 0.05, "a flat answer would hide seams"
+    inner = (slice(24, -24), slice(24, -24))
+    assert np.abs(own.predict(before, after).probability - whole)[inner].max() < 1e-5
+    too_little = own.predict(before, after, overlap=24).probability
+    assert np.abs(too_little - whole)[inner].max() > 1e-3, "the tiles' edges are not felt: the test says nothing"
 
 
 def test_the_mask_is_where_the_probability_reaches_the_threshold(detector):
@@ -261,6 +281,9 @@ def test_the_python_contract(tiny_run):
     (single,) = segdiff.predict_folder(detector, before / "scene_0003.png", after / "scene_0004.png", threshold=0.9)
     assert single.name == "scene_0004"
     np.testing.assert_array_equal(single.mask, single.probability >= 0.9)
+    nothing_so_large = segdiff.load(tiny_run.run, post_processing=PostProcessing(minimum_area=64 * 64 + 1))
+    assert alone.mask.any()
+    assert not nothing_so_large.predict(before / "scene_0003.png", after / "scene_0003.png").mask.any()
 
 
 def test_a_folder_with_a_faulty_pair_is_refused(detector, tmp_path):
