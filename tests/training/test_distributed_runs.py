@@ -38,7 +38,7 @@ def start(scenes: Path, run: Path, *options: str, **changes) -> subprocess.Popen
     settings = {
         "data.root": str(scenes),
         "data.crop": 32,
-        "model.encoder.channels": [4, 4, 8],
+        "model.encoder.channels": [4, 8],
         "train.batch": 4,
         "train.crops_per_epoch": 17,
         "train.learning_rate": 1e-3,
@@ -48,7 +48,6 @@ def start(scenes: Path, run: Path, *options: str, **changes) -> subprocess.Popen
         "train.accumulate": 2,
         "train.clip": 1.0,
         "train.backup_steps": 1,
-        "train.deep_supervision": 0.5,
         "inference.tile": 64,
         "inference.overlap": 16,
         **{key.replace("__", "."): value for key, value in changes.items()},

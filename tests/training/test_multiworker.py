@@ -178,7 +178,7 @@ def test_two_replicas_train_as_one_though_their_shares_differ_and_one_gets_no_pa
     require_same_training(trained(single, "plain"), trained(two_replicas, "plain"), 1e-4)
 
 
-def test_accumulation_clipping_and_moving_average_are_the_same_on_two_replicas(single, two_replicas):
+def test_accumulation_clipping_moving_average_and_deep_supervision_are_the_same_on_two_replicas(single, two_replicas):
     require_same_training(trained(single, "stepped"), trained(two_replicas, "stepped"), 1e-4)
 
 
