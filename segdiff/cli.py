@@ -1137,7 +1137,7 @@ def _status_of(error: Exception) -> int:
     ):
         _complain(line)
         return WRONG_CALL
-    if type(error).__name__ in ("TrainingError", "LostWorkersError"):
+    if type(error).__name__ in ("TrainingError", "LostWorkersError", "ExportError"):
         _complain(line)
         return CANNOT_GO_ON
     if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):
