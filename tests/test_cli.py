@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit statuses, what is printed where, and what is left after a signal."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -598,6 +599,76 @@ def test_a_second_prediction_does_anew_what_changed_and_drops_what_is_gone(here,
     assert rows["scene_0000"] == first["scene_0000"]
     assert (out / "masks" / "scene_0000.png").stat().st_mtime_ns == written["scene_0000"]
     assert (out / "masks" / "scene_0001.png").stat().st_mtime_ns > written["scene_0001"]
+
+
+def test_shards_of_a_prediction_are_put_together(here, tiny_run, tmp_path):
+    folders = (tiny_run.data / "A", tiny_run.data / "B")
+    call = ("predict", tiny_run.run, *folders, "--json")
+    assert here(*call, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "out"
+    left = []
+    for shard in ("2/3", "3/3", "1/3"):
+        status, text, _ = here(*call, "--out", out, "--shard", shard)
+        assert status == 0
+        printed = json.loads(text)
+        assert printed["shard"] == shard
+        left.append(printed["shards_left"])
+    assert left == [["1/3", "3/3"], ["1/3"], []]
+
+    def content(folder: Path) -> tuple:
+        rows = sorted((row["name"], row["changed_pixels"], row["objects"], row["area"]) for row in rows_of(folder))
+        features = json.loads((folder / "objects.geojson").read_text())["features"]
+        masks = {path.name: path.read_bytes() for path in (folder / "masks").iterdir()}
+        return rows, sorted(map(json.dumps, features)), masks, json.loads((folder / "prediction.json").read_text())
+
+    assert content(out) == content(tmp_path / "whole")
+    status, text, _ = here(*call, "--out", out)
+    assert (status, json.loads(text)["predicted"]) == (0, 10)
+    assert content(out) == content(tmp_path / "whole"), "a run over all pairs takes the shards over"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--shard", "0/3"], ["--shard 0/3", "2/8"]),
+        (["--shard", "4/3"], ["--shard 4/3"]),
+        (["--shard", "third"], ["--shard third"]),
+        (["--shard", "1/3", "--overwrite"], ["--overwrite", "out"]),
+        (["--actors", "2"], ["--actors", "--engine ray"]),
+        (["--engine", "ray"], ["pip install 'segdiff[ray]'"]),
+    ],
+)
+def test_wrong_shards_and_engines_are_one_line(here, tiny_run, tmp_path, monkeypatch, options, words):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    call = ("predict", tiny_run.run, tiny_run.data / "A", tiny_run.data / "B", "--out", tmp_path / "out")
+    status, text, err = here(*call, *options)
+    assert (status, text) == (2, "")
+    require_one_line(err, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_may_not_be_read_is_named(here, tiny_run, tmp_path, monkeypatch):
+    """As a user without rights meets it; that root may read everything is why it is asked of Python, not of files."""
+    for source in ("A", "B"):
+        shutil.copytree(tiny_run.data / source, tmp_path / source)
+    locked, opened, listed = tmp_path / "B" / "scene_0003.png", io.open, os.scandir
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", lambda path, *a, **k: (refuse if path == locked else opened)(path, *a, **k))
+    monkeypatch.setattr(io, "open", lambda path, *a, **k: (refuse if path == locked else opened)(path, *a, **k))
+    call = ("predict", tiny_run.run, tmp_path / "A", tmp_path / "B", "--out", tmp_path / "out")
+    status, _, err = here(*call, "--quiet")
+    assert status == 3
+    require_one_line(err, locked, "Permission denied")
+    rows = {row["name"]: row["error"] for row in rows_of(tmp_path / "out") if row["status"] == "failed"}
+    assert set(rows) == {"scene_0003"}
+    assert "Permission denied" in rows["scene_0003"]
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) if path == tmp_path / "A" else listed(path))
+    status, text, err = here(*call)
+    assert (status, text) == (1, "")
+    require_one_line(err, tmp_path / "A", "cannot be listed: Permission denied", "chmod")
 
 
 def test_overlay_refuses_what_does_not_lie_on_one_another(here, tmp_path):
