@@ -765,7 +765,7 @@ def test_int8_that_costs_f1_is_refused_and_leaves_nothing(here, tmp_path):
     network = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(4, 8))), bands=3, classes=1)
     names = [f"scene_{number:04d}.png" for number in range(4)]
 
-    def save(threshold: float) -> dict[str, np.ndarray]:
+    def save(threshold: float) -> dict[str, Prediction]:
         network.settings = Settings(threshold=threshold, tile=32, overlap=8, stride=network.settings.stride)
         network.save(model)
         detector = load(model, runtime="tensorflow", precision="float32")
@@ -779,7 +779,7 @@ def test_int8_that_costs_f1_is_refused_and_leaves_nothing(here, tmp_path):
     call = ("export", model, "--format", "tflite", "--data", data, "--out", tmp_path / "out", "--quiet", "--precision")
     status, out, err = here(*call, "int8")
     assert (status, out) == (4, "")
-    require_one_line(err, "not written: F1 on 4 of the 4 pairs in", "falls from 1.0000 to 0.", "0.005 is allowed")
+    require_one_line(err, "segdiff: not written: F1 on 4 of the 4 pairs in", "from 1.0000 to 0.", "0.005 is allowed")
     assert set(tmp_path.iterdir()) == there
     assert here(*call, "float16")[0] == 0
 
