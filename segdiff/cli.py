@@ -585,7 +585,7 @@ def _evaluate(
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.model_files import resolve_model
     from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.pictures import write_image
 
     if ignore is None and (model / "config.yaml").is_file():
         ignore = load_config(model / "config.yaml").data.ignore
@@ -744,7 +744,7 @@ def predict(
     from segdiff.inference.predictor import FailedPair, PredictedRaster, load, stream_pairs
     from segdiff.inference.rasters import is_raster
     from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.pictures import write_image
 
     screen = _Screen(as_json, quiet)
     with _silence(debug):
@@ -914,7 +914,7 @@ def _draw_overlay(
     from data_pipelines.decoding import read_image, read_mask, require_same_grid
     from data_pipelines.layouts import DataError
     from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.pictures import write_image
 
     for path in (pair.before, mask[0], *([truth[0]] if truth else [])):
         require_same_grid(path, pair.after)
