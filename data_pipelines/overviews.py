@@ -77,7 +77,9 @@ def _read_dataset(path: Path, source: Any, height: int, width: int, bands: Seque
         if np.dtype(source.dtypes[0]).kind not in "uif":
             raise DecodeError(path, f"dtype {info.dtype}; only integers and floats can be shown")
         palette = tiff_palette(source)
-        stored = info.bands - info.alpha
+        # many a file calls its fourth band alpha that is infrared: whoever asks for it knows better
+        alpha = info.alpha and not (bands and info.bands in bands)
+        stored = info.bands - alpha
         named = [source.colorinterp.index(colour) + 1 for colour in _COLOURS if colour in source.colorinterp]
         chosen = _chosen(path, bands, stored, named)
         # indices of a palette have no mean
@@ -89,6 +91,8 @@ def _read_dataset(path: Path, source: Any, height: int, width: int, bands: Seque
                 valid = np.any(
                     [band != source.nodatavals[i - 1] for i, band in zip(indices, pixels, strict=True)], axis=0
                 )
+            elif info.alpha and not alpha:
+                valid = np.ones((height, width), bool)
             else:
                 valid = source.dataset_mask(out_shape=(height, width)) > 0
         except RasterioError as error:
@@ -96,7 +100,7 @@ def _read_dataset(path: Path, source: Any, height: int, width: int, bands: Seque
     pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
     if palette is not None:
         colours = palette[pixels[..., 0]]
-        if info.alpha:
+        if alpha:
             valid &= colours[..., 3] > 0
         pixels = np.ascontiguousarray(colours[..., [band - 1 for band in chosen]])
     return Overview(pixels, valid, sensor=info.dtype != "uint8" or stored > 3)
