@@ -33,9 +33,9 @@ def scenes(folder: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     write_scenes(folder, SCENES, SIDE, 0)
     names = [path.name for path in sorted((folder / "A").iterdir())]
     return [
-        (read_image(folder / "A" / name), read_image(folder / "B" / name), (read_mask(folder / "label" / name) > 0) * np.uint8(1))
+        (read_image(folder / "A" / name), read_image(folder / "B" / name), read_mask(folder / "label" / name) // 255)
         for name in names
-    ]  # fmt: skip
+    ]
 
 
 def rate(draw: Callable[[int], object], seconds: float) -> float:
