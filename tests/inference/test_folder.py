@@ -34,7 +34,8 @@ from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, p
 from segdiff.inference.runtimes import keras_network
 from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
-from segdiff.visualization.overlays import overlay, write_image
+from segdiff.visualization.overlays import overlay
+from segdiff.visualization.pictures import write_image
 
 
 @pytest.fixture(scope="module")
