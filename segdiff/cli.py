@@ -175,7 +175,12 @@ def demo(
     _train(screen, config, run, resume=False)
     screen.say("3 of 3: predicting the pairs kept for validation, with scores, masks and overlays")
     scores = _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
-    looks = {"overlays": predictions / "overlays", "masks": predictions / "masks", "model": run / "model.keras"}
+    looks = {
+        "report": predictions / "report.html",
+        "overlays": predictions / "overlays",
+        "masks": predictions / "masks",
+        "model": run / "model.keras",
+    }
     looks |= {"curves": run / "curves.png", "summary": predictions / "summary.csv"}
 
     def render(console: Console) -> None:
@@ -584,8 +589,10 @@ def _evaluate(
     from segdiff.inference.object_scores import ObjectScoreboard
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.model_files import resolve_model
+    from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.report import write_report
 
     if ignore is None and (model / "config.yaml").is_file():
         ignore = load_config(model / "config.yaml").data.ignore
@@ -625,7 +632,7 @@ def _evaluate(
             columns = ("f1", "precision", "recall", "iou")
             object_columns = ("object_f1", "object_precision", "object_recall") if objects else ()
             folder = PredictionFolder(
-                out, job, classes=classes, draw=draw, write_image=write_image,
+                out, job, classes=classes, draw=draw, write_image=write_image, write_layers=write_layers,
                 columns=(*columns, *object_columns), overwrite=overwrite, resume=False,
             )  # fmt: skip
             stack.enter_context(folder)
@@ -659,9 +666,10 @@ def _evaluate(
     if object_board:
         truth_from = "boxes" if boxes else "masks"
         figures["objects"] = {**asdict(object_board.options), "truth": truth_from, **object_board.scores()}
-        if out is not None:
-            with write_whole(out / "metrics.json") as temporary:
-                temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
+    if out is not None:
+        with write_whole(out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
+        write_report(out)
     return figures
 
 
@@ -743,8 +751,10 @@ def predict(
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.predictor import FailedPair, PredictedRaster, load, stream_pairs
     from segdiff.inference.rasters import is_raster
+    from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.report import write_report
 
     screen = _Screen(as_json, quiet)
     with _silence(debug):
@@ -766,7 +776,7 @@ def predict(
         {"before": str(before.resolve()), "after": str(after.resolve())},
     )
     folder = PredictionFolder(
-        out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
+        out, job, classes=detector.settings.classes, draw=draw, write_image=write_image, write_layers=write_layers,
         probabilities=probabilities, overwrite=overwrite,
     )  # fmt: skip
     folder.keep_current(data.pairs)
@@ -810,6 +820,7 @@ def predict(
                 _complain(str(error))
             if not alone:
                 update(done, len(pairs))
+    write_report(out)
     summary = {
         "out": out,
         "predicted": len(fractions),
@@ -820,12 +831,26 @@ def predict(
     def render(console: Console) -> None:
         done = summary["predicted"]
         console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {len(failed)} failed", style="bold")
-        for name in ("overlays", "masks", "objects.geojson", "summary.csv"):
+        for name in ("report.html", "overlays", "masks", "objects.geojson", "summary.csv"):
             console.print(f"  {out / name}", markup=False)
 
     screen.result(summary, render)
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+@app.command(rich_help_panel="Prediction")
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Prediction folder: the --out of predict or evaluate.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the page of a prediction folder again: OUT/report.html, to be opened in a browser, from disk."""
+    from segdiff.visualization.report import write_report
+
+    page = write_report(out)
+    _Screen(as_json, quiet).result({"out": out, "report": page}, lambda console: console.print(str(page), markup=False))
 
 
 @app.command(rich_help_panel="Prediction")
@@ -1012,6 +1037,7 @@ def _status_of(error: Exception) -> int:
     if isinstance(error, ConfigError) or type(error).__name__ in (
         "ModelError",
         "FolderError",
+        "ReportError",
         "SplitError",
         "WeightsError",
     ):

@@ -13,11 +13,12 @@ from typing import Any
 from data_pipelines.layouts import Pair
 from segdiff.files import write_whole
 from segdiff.inference.objects import open_geojson
-from segdiff.inference.pair_writer import OBJECTS, DrawPair, PairWriter, WriteImage, WrittenPair
+from segdiff.inference.pair_writer import OBJECTS, REPORT, DrawPair, PairWriter, WriteImage, WriteLayers, WrittenPair
 from segdiff.inference.predictor import PredictedRaster
 
 COLUMNS = (
     "name", "status", "changed_pixels", "changed_fraction", "area", "objects", "seconds", "error", "area_unit",
+    "classes",
 )  # fmt: skip
 """Columns of every summary.csv, in order; those of an evaluation follow."""
 
@@ -63,15 +64,16 @@ class PredictionFolder:
         classes: Sequence[str],
         draw: DrawPair,
         write_image: WriteImage,
+        write_layers: WriteLayers | None = None,
         columns: Sequence[str] = (),
         probabilities: bool = False,
         overwrite: bool = False,
         resume: bool = True,
     ):
         self.folder = folder
-        self.writer = PairWriter(folder, tuple(classes), draw, write_image, probabilities)
+        self.writer = PairWriter(folder, tuple(classes), draw, write_image, probabilities, write_layers)
         self._columns = (*COLUMNS, *columns)
-        finished = self._open(job.describe(), overwrite)
+        finished = self._open({**job.describe(), "classes": list(classes)}, overwrite)
         self.done = finished if resume else {}
         self._features = folder / ".objects.jsonl"
 
@@ -109,12 +111,14 @@ class PredictionFolder:
         for name in ("masks", "overlays", "probabilities"):
             for unfinished in (self.folder / name).glob(".*"):
                 unfinished.unlink()
+        for unfinished in (self.folder / REPORT).glob("*/.*"):
+            unfinished.unlink()
 
     def _remove_predictions(self) -> None:
         """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
-        for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json"):
+        for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("masks", "overlays", "probabilities"):
+        for name in ("masks", "overlays", "probabilities", REPORT):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
         (self.folder / "prediction.json").unlink()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from segdiff.files import write_whole
 from segdiff.inference.background import ahead
 from segdiff.inference.objects import Region, RegionTracer, feature, find_objects
 from segdiff.inference.places import find_place
-from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction
+from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction, change_probability
 from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import (
     RowWriter,
@@ -30,9 +31,13 @@ from segdiff.inference.runs import Slab, encode_slab
 DrawPair = Callable[..., np.ndarray]
 """(before, after, mask, truth, classes=names) -> RGB picture."""
 WriteImage = Callable[[Path, np.ndarray], None]
+WriteLayers = Callable[..., None]
+"""(folder, name, before, after, mask, probability, truth): what a page shows of a pair, probability as uint8."""
 
 OBJECTS = ".objects"
 """Folder in a prediction folder for the objects of pairs that have no row yet."""
+REPORT = "report"
+"""Folder in a prediction folder for what belongs to its report.html."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class PairWriter:
     draw: DrawPair
     write_image: WriteImage
     probabilities: bool = False
+    write_layers: WriteLayers | None = None
 
     def make_folders(self) -> None:
         """Makes the folders that the files go to."""
@@ -88,11 +94,15 @@ class PairWriter:
         self._write_masks(pair, prediction)
         picture = self.draw(images.before, images.after, mask, truth, classes=self.classes)
         self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        if self.write_layers:
+            change = _bytes(prediction.change_probability)
+            self.write_layers(self.folder / REPORT, name, images.before, images.after, mask, change, truth)
         counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
         changed = int(np.count_nonzero(mask))
         unit = regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2")
         area = sum(region.area for region in regions)
-        return self._written(name, changed, counted, len(regions), area, unit, seconds, **(scores or {}))
+        kinds = Counter(region.class_index for region in regions)
+        return self._written(name, changed, counted, kinds, area, unit, seconds, **(scores or {}))
 
     def add_raster(self, result: PredictedRaster, progress: Callable[[int, int], None]) -> WrittenPair:
         """Writes everything of two rasters as their rows come, while the next ones are computed.
@@ -108,7 +118,9 @@ class PairWriter:
         except ValueError as error:
             raise DataError(f"{pair.after}: {error}") from error
         tracer, small = RegionTracer(place), Preview(images.height, images.width, "largest")
-        changed = counted = objects = 0
+        likely = Preview(images.height, images.width, "area")
+        changed = counted = 0
+        kinds: Counter[int] = Counter()
         area = 0.0
         with ExitStack() as stack:
             masks = stack.enter_context(open_mask_writer(self.folder / "masks" / f"{name}.tif", grid=grid, **size))
@@ -116,9 +128,10 @@ class PairWriter:
             write = stack.enter_context(self._open_features(name))
 
             def counting(regions: Iterable[Region]) -> Iterator[Region]:
-                nonlocal objects, area
+                nonlocal area
                 for region in regions:
-                    objects, area = objects + 1, area + region.area
+                    area += region.area
+                    kinds[region.class_index] += 1
                     yield region
 
             for y, mask, probability, valid in stack.enter_context(ahead(result.rows, 2)):
@@ -127,14 +140,18 @@ class PairWriter:
                     probabilities.write_rows(y, probability, valid)
                 write(counting(tracer.add(encode_slab(Slab(y, mask, probability, valid)))))
                 small.add(mask)
+                likely.add(_bytes(change_probability(probability, valid)))
                 changed += int(np.count_nonzero(mask))
                 counted += mask.size if valid is None else int(np.count_nonzero(valid))
                 progress(y + len(mask), images.height)
             write(counting(tracer.finish()))
-        picture = self.draw(*images.previews(), small.image(), None, classes=self.classes)
+        before, after = images.previews()
+        picture = self.draw(before, after, small.image(), None, classes=self.classes)
         self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        if self.write_layers:
+            self.write_layers(self.folder / REPORT, name, before, after, small.image(), likely.image())
         return self._written(
-            name, changed, counted, objects, area, "px" if place is None else "m2", time.perf_counter() - began
+            name, changed, counted, kinds, area, "px" if place is None else "m2", time.perf_counter() - began
         )
 
     def _written(
@@ -142,7 +159,7 @@ class PairWriter:
         name: str,
         changed: int,
         counted: int,
-        objects: int,
+        kinds: Counter[int],
         area: float,
         unit: str,
         seconds: float,
@@ -154,13 +171,17 @@ class PairWriter:
             "changed_pixels": changed,
             "changed_fraction": f"{changed / max(counted, 1):.6f}",
             "area": f"{area:.10g}",
-            "objects": objects,
+            "objects": kinds.total(),
             "seconds": f"{seconds:.3f}",
             "error": "",
             "area_unit": unit,
+            "classes": self._objects_by_class(kinds) if len(self.classes) > 2 else "",
             **{key: f"{value:.6f}" for key, value in scores.items()},
         }
         return WrittenPair(row, self._features(name))
+
+    def _objects_by_class(self, kinds: Counter[int]) -> str:
+        return json.dumps({self.classes[index]: kinds[index] for index in sorted(kinds)}, ensure_ascii=False)
 
     def _features(self, name: str) -> Path:
         return self.folder / OBJECTS / f"{name}.jsonl"
@@ -204,3 +225,8 @@ class PairWriter:
         path = self.folder / "probabilities" / f"{name}.tif"
         with open_probability_writer(path, width=width, height=height, grid=grid, band_names=names) as writer:
             yield writer
+
+
+def _bytes(probability: np.ndarray) -> np.ndarray:
+    """uint8, 0..255 for 0..1."""
+    return np.rint(probability * np.float32(255)).astype(np.uint8)
