@@ -19,7 +19,6 @@ from segdiff.visualization.overlays import (
     Size,
     compare,
     display_rgb,
-    draw_change,
     draw_outcomes,
     resize_labels,
     write_image,
@@ -41,12 +40,10 @@ LAYERS = {
 }
 """Folders of the layers and the suffix of their files; ``outcome`` where the truth is known."""
 
-_FILL, _OUTCOME_FILL, _RIM_OPACITY = 0.35, 0.7, 0.55
+_FILL, _OUTCOME_FILL, _RIM_OPACITY, _MARK = 0.35, 0.8, 0.55, 0.8
 _RIM = len(CLASS_COLORS) + 1
 _INK: Color = (32, 32, 32)
 _QUALITY, _THUMBNAIL_QUALITY = 88, 80
-# Of the colours on the way from no change to change: dark violet to yellow, ever lighter, told apart in every sight.
-HEAT: tuple[Color, ...] = ((59, 15, 112), (140, 41, 129), (222, 73, 104), (254, 159, 109), (252, 253, 191))
 
 
 def write_layers(
@@ -77,7 +74,7 @@ def write_layers(
     small = _bounded(after.shape[:2], THUMBNAIL)
     thumbnail = _resized(images["after"], small)
     if truth is None:
-        thumbnail = draw_change(thumbnail, resize_labels(labels, small))
+        thumbnail = _mark_change(thumbnail, resize_labels(labels, small))
     else:
         outcomes = resize_labels(compare(mask, truth), size)
         indexed["outcome"] = (outcomes, _OUTCOME_PALETTE)
@@ -89,6 +86,13 @@ def write_layers(
     for layer, (values, palette) in indexed.items():
         _write_indexed(_path(folder, layer, name), values, palette)
     write_image(_path(folder, "thumbnail", name), thumbnail, _THUMBNAIL_QUALITY)
+
+
+def _mark_change(rgb: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Each class in its colour, a pixel larger than it is: contours would fill so small a picture."""
+    marked = cv2.dilate(np.where(labels == IGNORE, np.uint8(0), labels), np.ones((3, 3), np.uint8))
+    opacity = (_MARK * (marked != 0))[..., None]
+    return np.rint(opacity * _CLASS_PALETTE[marked] + (1 - opacity) * rgb).astype(np.uint8)
 
 
 def _path(folder: Path, layer: str, name: str) -> Path:
@@ -133,13 +137,20 @@ def _palette(colors: dict[int, Color], opacity: dict[int, float] | float) -> np.
 
 def _heat_palette() -> np.ndarray:
     """Of probabilities: ever lighter and ever less transparent, so that what is surely no change shows the image."""
-    at = np.linspace(0, 255, len(HEAT))
-    share = np.arange(256)
-    bands = [np.interp(share, at, [color[band] for color in HEAT]) for band in range(3)]
-    return np.rint(np.stack([*bands, 255 * 0.85 * np.sqrt(share / 255)], axis=1)).astype(np.uint8)
+    colors = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_PLASMA)[:, 0, ::-1]
+    share = np.interp(np.arange(256), [0, 127, 255], [0, 0.75, 0.85])
+    return np.concatenate([colors, np.rint(255 * share)[:, None].astype(np.uint8)], axis=1)
+
+
+def heat_gradient() -> str:
+    """The colours of the probabilities from 0 to 1, as a background of CSS."""
+    return (
+        f"linear-gradient(90deg, {', '.join('rgb({}, {}, {})'.format(*_HEAT_PALETTE[k]) for k in range(0, 256, 51))})"
+    )
 
 
 _CLASSES = dict(enumerate(CLASS_COLORS, start=1))
+_CLASS_PALETTE = _palette(_CLASSES, 1.0)[:, :3]
 _FILL_PALETTE = _palette(_CLASSES, _FILL)
 _CONTOUR_PALETTE = _palette({**_CLASSES, _RIM: _INK}, {**dict.fromkeys(_CLASSES, 1.0), _RIM: _RIM_OPACITY})
 _OUTCOME_PALETTE = _palette(

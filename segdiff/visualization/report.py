@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from segdiff.files import write_whole
-from segdiff.visualization.layers import LAYERS, LONGEST
+from segdiff.visualization.layers import LAYERS, LONGEST, heat_gradient
 from segdiff.visualization.overlays import CLASS_COLORS, FALSE, MISSED, OUTCOME_COLORS, TRUE, WRONG_CLASS, Color
 
 LISTED = 20_000
@@ -87,7 +87,16 @@ def write_report(folder: Path) -> Path:
         if pair["status"] == "ok":
             pair["layers"] = int((folder / "report" / "thumbnail" / f"{pair['name']}{LAYERS['thumbnail']}").exists())
     page = _environment().get_template("report.html").render(_content(folder, job, tally, pairs))
-    data = {"pairs": pairs, "truth": truth, "sort": "f1-worst" if truth else "changed-most"}
+    data = {
+        "pairs": pairs,
+        "truth": truth,
+        "sort": "f1-worst" if truth else "changed-most",
+        "legends": {
+            "classes": _class_legend(job),
+            "outcomes": _outcome_legend(job) if truth else [],
+            "probability": heat_gradient(),
+        },
+    }
     (folder / "report").mkdir(exist_ok=True)
     for name in ASSETS:
         _write(folder / "report" / name, (TEMPLATES / name).read_text(encoding="utf-8"))
@@ -186,15 +195,7 @@ def _pair(row: dict[str, str]) -> dict[str, Any]:
 def _content(folder: Path, job: dict[str, Any], tally: Tally, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     """What the template fills in."""
     truth = job.get("truth") is not None
-    classes = [
-        {"name": name, "color": _css(color)}
-        for name, color in zip(job.get("classes", ["", "change"])[1:], CLASS_COLORS, strict=False)
-    ]
-    legend = classes
-    if truth:
-        kinds = [kind for kind in _OUTCOMES if kind != WRONG_CLASS or len(classes) > 1]
-        legend = [{"name": _OUTCOMES[kind], "color": _css(OUTCOME_COLORS[kind])} for kind in kinds]
-        legend += classes if len(classes) > 1 else []
+    classes = _class_legend(job)
     failures = [pair for pair in pairs if pair["status"] != "ok"]
     sorts = [
         ("changed-most", "most changed first"),
@@ -215,10 +216,22 @@ def _content(folder: Path, job: dict[str, Any], tally: Tally, pairs: list[dict[s
         "notes": _notes(tally, pairs, truth),
         "sorts": sorts,
         "classes": classes,
-        "legend": legend,
+        # of the thumbnails: there colour tells either outcomes or classes
+        "legend": _outcome_legend(job) if truth else classes,
         "truth": truth,
         "longest": LONGEST,
     }
+
+
+def _class_legend(job: dict[str, Any]) -> list[dict[str, str]]:
+    """The classes of change and their colours; of folders that do not name them, one."""
+    names = job.get("classes", ["no change", "change"])[1:]
+    return [{"name": name, "color": _css(color)} for name, color in zip(names, CLASS_COLORS, strict=False)]
+
+
+def _outcome_legend(job: dict[str, Any]) -> list[dict[str, str]]:
+    kinds = [kind for kind in _OUTCOMES if kind != WRONG_CLASS or len(_class_legend(job)) > 1]
+    return [{"name": _OUTCOMES[kind], "color": _css(OUTCOME_COLORS[kind])} for kind in kinds]
 
 
 def _css(color: Color) -> str:
@@ -231,7 +244,7 @@ def _origin(folder: Path, job: dict[str, Any]) -> list[tuple[str, str, str]]:
     # of a run folder and an exported one the file has always the same name
     name = model.parent.name if model.stem in ("model", "manifest") else model.stem
     origin = [
-        (role, Path(path).name or path, path)
+        (role, "/".join(Path(path).parts[-2:]), path)
         for role, path in job.get("inputs", {}).items()
         if role in ("before", "after", "data")
     ]
@@ -249,25 +262,24 @@ def _figures(folder: Path, tally: Tally, truth: bool) -> list[dict[str, str]]:
         return {"label": label, "value": value, "unit": unit}
 
     predicted = max(tally.predicted, 1)
-    figures = [
+    scores = _scores(folder, tally) if truth and tally.scored else []
+    return [
         figure("pairs", f"{tally.predicted:,}", f"and {tally.failed:,} failed" if tally.failed else ""),
         figure("with change", f"{tally.changed:,}", f"{tally.changed / predicted:.0%}"),
-        figure("changed on average", f"{tally.fractions / predicted:.2%}"),
+        figure("mean change", f"{tally.fractions / predicted:.2%}"),
         *(figure("changed area", *_area(area, unit)) for unit, area in tally.areas.items()),
         figure("objects", f"{tally.objects:,}"),
+        *(figure(*one) for one in scores),
     ]
-    if truth and tally.scored:
-        figures += [figure(*one) for one in _scores(folder, tally)]
-    return figures
 
 
 def _scores(folder: Path, tally: Tally) -> list[tuple[str, str]]:
-    """Those over all pixels where the evaluation left them, and the mean over pairs."""
+    """Those over all pixels where the evaluation left them, else the mean over pairs."""
     metrics = folder / "metrics.json"
     pooled = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
     names = {"f1": "F1", "precision": "precision", "recall": "recall"}
     scores = [(label, f"{pooled[key]:.3f}") for key, label in names.items() if key in pooled]
-    return [*scores, ("mean F1 of pairs", f"{tally.f1 / tally.scored:.3f}")]
+    return scores or [("mean F1 of pairs", f"{tally.f1 / tally.scored:.3f}")]
 
 
 def _area(area: float, unit: str) -> tuple[str, str]:
@@ -277,7 +289,7 @@ def _area(area: float, unit: str) -> tuple[str, str]:
 
 
 def _histogram(bins: list[int]) -> list[dict[str, Any]]:
-    """The bars: their range in per cent, and heights in per cent of the room for them."""
+    """The bars: their range in per cent, and their height as a share of the highest."""
     bars = []
     for k, (count, edge) in enumerate(zip(bins, _EDGES, strict=True)):
         start, stop = (0.0 if k == 0 else 100 * _EDGES[k - 1]), 100 * edge
@@ -286,10 +298,10 @@ def _histogram(bins: list[int]) -> list[dict[str, Any]]:
                 # the page shows from and to, both included; summary.csv has six digits
                 "start": f"{start + 0.0001:g}" if k else "0",
                 "stop": f"{stop:g}",
-                "label": "none" if k == 0 else f"≤{stop:g}%",
+                "label": f"{stop:g}",
                 "description": "no change" if k == 0 else f"more than {start:g} % to {stop:g} % changed",
                 "count": f"{count:,}",
-                "height": round(72 * count / max(bins), 1),
+                "share": f"{count / max(bins):.3f}",
             }
         )
     return bars

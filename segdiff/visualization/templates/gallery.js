@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const { pairs, truth, sort: firstSort } = window.SEGDIFF_REPORT;
+  const { pairs, truth, legends, sort: firstSort } = window.SEGDIFF_REPORT;
   const byName = new Map(pairs.map((pair) => [pair.name, pair]));
   const gallery = document.getElementById("gallery");
   const filters = document.getElementById("filters");
@@ -206,12 +206,14 @@
   }
 
   function layersOf(pair) {
-    const layer = (id, label, on) => ({ id, label, key: label[0].toLowerCase(), url: picture(id, pair, "png"), on });
+    const layer = (id, label, on, legend, dim = false) =>
+      ({ id, label, key: label[0].toLowerCase(), url: picture(id, pair, "png"), on, legend, dim });
+    const heat = [{ name: "probability 0 to 1", color: legends.probability }];
     return [
-      ...(truth ? [layer("outcome", "Truth", true)] : []),
-      layer("contour", "Contour", !truth),
-      layer("mask", "Mask", false),
-      layer("probability", "Probability", false),
+      ...(truth ? [layer("outcome", "Truth", true, legends.outcomes, true)] : []),
+      layer("contour", "Contour", !truth, legends.classes),
+      layer("mask", "Mask", false, legends.classes),
+      layer("probability", "Probability", false, heat, true),
     ];
   }
 

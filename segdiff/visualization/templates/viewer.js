@@ -3,7 +3,9 @@
    const viewer = new SegdiffViewer(element);
    viewer.show({
      before: "before.jpg", after: "after.jpg",                       // addresses of pictures of one size
-     layers: [{ id: "mask", label: "Mask", key: "m", url: "mask.png", on: true }],
+     layers: [{ id: "mask", label: "Mask", key: "m", url: "mask.png", on: true,
+                legend: [{ name: "change", color: "rgb(255, 110, 0)" }],   // color: any background of CSS
+                dim: false }],                                             // whether the images turn grey beneath it
    });
 
    It builds what it needs in the element and listens to keys on `keys` (the element itself unless named). Which layers
@@ -43,6 +45,7 @@ class SegdiffViewer {
         <span class="sd-tag sd-tag-before">before</span><span class="sd-tag sd-tag-after">after</span>
         <div class="sd-divider" role="slider" tabindex="0" aria-label="Boundary between before and after"
           aria-orientation="horizontal" aria-valuemin="0" aria-valuemax="100"><i></i></div>
+        <ul class="sd-legend" aria-label="Legend"></ul>
         <p class="sd-message" role="alert" hidden></p>
       </div>
       <div class="sd-bar" role="toolbar" aria-label="Layers and zoom">
@@ -62,6 +65,7 @@ class SegdiffViewer {
     this.clipped = find(".sd-clipped");
     this.layerScene = find(".sd-layers");
     this.divider = find(".sd-divider");
+    this.legend = find(".sd-legend");
     this.message = find(".sd-message");
     this.switches = find(".sd-switches");
     this.zoomShown = find(".sd-zoom");
@@ -148,6 +152,19 @@ class SegdiffViewer {
       image.hidden = !on;
       this.switches.querySelector(`[data-layer="${layer.id}"]`).setAttribute("aria-pressed", on);
     }
+    const visible = this.layers.filter((layer) => this.isOn(layer));
+    this.viewport.classList.toggle("sd-dimmed", visible.some((layer) => layer.dim));
+    const keys = new Map(visible.flatMap((layer) => layer.legend ?? []).map((key) => [key.name, key]));
+    this.legend.replaceChildren(...[...keys.values()].map((key) => this.legendKey(key)));
+  }
+
+  legendKey({ name, color }) {
+    const item = document.createElement("li");
+    const swatch = document.createElement("i");
+    swatch.style.background = color;
+    swatch.classList.toggle("sd-ramp", color.includes("gradient"));
+    item.append(swatch, name);
+    return item;
   }
 
   // ------------------------------------------------------------------------------------------------ zoom and pan
