@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from data_pipelines.validation import CheckReport, MaskCoding
     from segdiff.inference.object_scores import ObjectOptions
     from segdiff.inference.predictor import Detector
+    from segdiff.model_files import PostProcessing
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
@@ -56,6 +57,12 @@ Threshold = Annotated[
 ]
 Tile = Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels; default: the model's.")]
 Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels that tiles share; default: the model's.")]
+Resolution = Annotated[
+    float | None,
+    typer.Option(
+        metavar="M", help="Metres per pixel of images that do not say theirs; they are brought to the model's."
+    ),
+]
 Ensemble = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
 ]
@@ -68,6 +75,14 @@ Runtime = Annotated[
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the processor multiplies it.")
+]
+PostProcessed = Annotated[
+    str | None,
+    typer.Option(
+        "--post-processing",
+        metavar="STEPS",
+        help="none, or steps such as closing=2,fill_holes=64,vote,minimum_area=16; default: the model's.",
+    ),
 ]
 Ignore = Annotated[int | None, typer.Option(min=1, max=255, help="Mask value of pixels without truth.")]
 
@@ -175,13 +190,9 @@ def demo(
     _train(screen, config, run, resume=False)
     screen.say("3 of 3: predicting the pairs kept for validation, with scores, masks and overlays")
     scores = _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
-    looks = {
-        "report": predictions / "report.html",
-        "overlays": predictions / "overlays",
-        "masks": predictions / "masks",
-        "model": run / "model.keras",
-    }
-    looks |= {"curves": run / "curves.png", "summary": predictions / "summary.csv"}
+    looks = {"report": predictions / "report.html", "overlays": predictions / "overlays"}
+    looks |= {"masks": predictions / "masks", "summary": predictions / "summary.csv"}
+    looks |= {"model": run / "model.keras", "curves": run / "curves.png"}
 
     def render(console: Console) -> None:
         console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
@@ -283,14 +294,14 @@ def pack(
     )
 
 
-def _match(before: Path, after: Path) -> "DataSet":
-    """The pairs of two files or two folders; what cannot be paired at all is a wrong call."""
-    from data_pipelines.layouts import DataError, match_pairs
+def _require_two(before: Path, after: Path) -> None:
+    """What is not two image files or two folders is a wrong call."""
+    from data_pipelines.layouts import DataError, pair_of_files
     from segdiff.config import ConfigError
 
     _require_there(before, after)
     try:
-        return match_pairs(before, after)
+        pair_of_files(before, after)
     except DataError as error:
         raise ConfigError(str(error)) from error
 
@@ -407,6 +418,7 @@ def _train(
     screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
 ) -> dict[str, Any] | None:
     """Trains and draws the curves; None in a worker that is not the chief."""
+    from segdiff.inference.postprocessing import postprocess_mask
     from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
     from segdiff.visualization.curves import draw_curves
@@ -416,8 +428,9 @@ def _train(
     # Keras prints its progress bar on standard output
     with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
         metrics = run_training(
-            config, run, resume=resume, workers=workers, index=index, draw=draw, say=screen.say, bar=bar
-        )
+            config, run, resume=resume, workers=workers, index=index, draw=draw, post_process=postprocess_mask,
+            say=screen.say, bar=bar,
+        )  # fmt: skip
     if metrics is not None:
         draw_curves(read_history(run / "history.csv"), run / "curves.png")
     return metrics
@@ -527,6 +540,8 @@ def evaluate(
     ] = 0,
     pad: Annotated[int, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")] = 0,
     minimum_area: Annotated[int, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = 1,
+    resolution: Resolution = None,
+    post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
@@ -551,7 +566,8 @@ def evaluate(
     screen = _Screen(as_json, quiet)
     scores = _evaluate(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
-        objects=options if objects else None, ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
+        objects=options if objects else None, resolution=resolution, post_processing=post_processing,
+        ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
     )  # fmt: skip
 
     def render(console: Console) -> None:
@@ -574,6 +590,8 @@ def _evaluate(
     ignore: int | None,
     overwrite: bool,
     objects: "ObjectOptions | None" = None,
+    resolution: float | None = None,
+    post_processing: str | None = None,
     ensemble: Sequence[str] = (),
     tta: Literal["d4"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
@@ -594,8 +612,10 @@ def _evaluate(
     from segdiff.visualization.overlays import write_image
     from segdiff.visualization.report import write_report
 
-    if ignore is None and (model / "config.yaml").is_file():
-        ignore = load_config(model / "config.yaml").data.ignore
+    run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
+    if ignore is None and run is not None:
+        ignore = run.data.ignore
+    steps = _post_processing(post_processing)
     resolve_model(model)  # a wrong name is said before the data are read
     report = _checked(screen, data, ignore)
     if report.faults or report.coding is None:
@@ -603,9 +623,14 @@ def _evaluate(
     chosen, pairs = split_pairs(report.data, split, model)
     with _silence("--debug" in sys.argv):
         detector = load(
-            model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None
-        )
+            model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None,
+            post_processing=steps,
+        )  # fmt: skip
     classes = detector.settings.classes
+    try:
+        detector.check_options(threshold=None, tile=None, overlap=None, resolution=resolution)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     try:
         truth = Truth(report.coding, len(classes))
     except DataError as error:
@@ -617,6 +642,9 @@ def _evaluate(
         if report.bands != bands and (report.bands, bands) != (1, 3):
             raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
     screen.say(f"pairs of split {chosen}: {len(pairs)}, threshold {detector.settings.threshold:.3f}")
+    trained_on = [] if run is None else [Path(root.path) for root in run.data.root]
+    if resolution is not None or data.resolve() not in trained_on:  # what a run was trained on needs no hint
+        _say_resolution(screen, detector, pairs[0], resolution)
     errors: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = None
@@ -625,6 +653,7 @@ def _evaluate(
             options = {
                 "split": chosen,
                 "ignore": ignore,
+                "resolution": resolution,
                 **_how(detector, ensemble, tta),
                 **({"objects": asdict(objects)} if objects else {}),
             }
@@ -637,7 +666,7 @@ def _evaluate(
             )  # fmt: skip
             stack.enter_context(folder)
         update = stack.enter_context(screen.progress("evaluating"))
-        for done, result in enumerate(predict_pairs(detector, pairs), start=1):
+        for done, result in enumerate(predict_pairs(detector, pairs, resolution=resolution), start=1):
             try:
                 if isinstance(result, FailedPair):
                     raise DataError(result.error)
@@ -660,6 +689,7 @@ def _evaluate(
         "data": data,
         "split": chosen,
         "threshold": detector.settings.threshold,
+        "post_processing": asdict(detector.post_processing),
         **board.scores(),
         "failed": errors,
     }
@@ -673,13 +703,31 @@ def _evaluate(
     return figures
 
 
+def _post_processing(steps: str | None) -> "PostProcessing | None":
+    """What --post-processing asks for."""
+    from segdiff.config import ConfigError
+    from segdiff.inference.postprocessing import parse_post_processing
+
+    try:
+        return None if steps is None else parse_post_processing(steps)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _how(detector: "Detector", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
     """What the probabilities depend on besides the model, for prediction.json."""
     from segdiff.inference.manifest import digest
     from segdiff.model_files import resolve_model
 
     members = [digest(resolve_model(member)) for member in ensemble]
-    return {"ensemble": members, "tta": tta, "runtime": detector.runtime}
+    trained = detector.settings.ground_resolution
+    return {
+        "ensemble": members,
+        "tta": tta,
+        "runtime": detector.runtime,
+        "post_processing": asdict(detector.post_processing),
+        "ground_resolution": None if trained is None else list(trained),
+    }
 
 
 def _render_scores(console: Console, scores: dict[str, Any]) -> None:
@@ -731,112 +779,128 @@ def predict(
     threshold: Threshold = None,
     tile: Tile = None,
     overlap: Overlap = None,
+    resolution: Resolution = None,
+    post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
     precision: Precision = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.tif.")] = False,
+    geopackage: Annotated[
+        bool, typer.Option("--geopackage", help="Also write objects as geopackages/NAME.gpkg, in the images' CRS.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Predict the I-th of N parts of the pairs alone, e.g. 2/8. Parts may run at the same time, into one "
+            "OUT; the last to finish writes summary.csv and objects.geojson.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Predict the change of a pair, or of two folders of images of any size, into a prediction folder."""
-    from data_pipelines.layouts import DataError
-
-    data = _match(before, after)
-    if empty := [str(fault) for fault in data.faults if fault.path.is_dir()]:
-        raise DataError("; ".join(empty))
+    from data_pipelines.pair_index import PairIndex, Part
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
-    from segdiff.inference.predictor import FailedPair, PredictedRaster, load, stream_pairs
-    from segdiff.inference.rasters import is_raster
+    from segdiff.inference.folder_run import LocalEngine, fill_folder, is_one_raster, left_to_do
+    from segdiff.inference.predictor import load
     from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.overlays import write_image
     from segdiff.visualization.report import write_report
 
     screen = _Screen(as_json, quiet)
-    with _silence(debug):
-        detector = load(
-            model, runtime=runtime, precision=precision, ensemble=ensemble or (), test_time_augmentation=tta is not None
-        )
-    options = {"threshold": threshold, "tile": tile, "overlap": overlap}
+    steps = _post_processing(post_processing)
+    _require_two(before, after)
     try:
-        detector.check_options(**options)  # type: ignore[arg-type]
+        part = Part() if shard is None else Part.parse(shard)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-    job = Job(
-        detector.path,
-        {
-            **options,
-            "probabilities": probabilities,
-            **_how(detector, ensemble or (), tta),
-        },
-        {"before": str(before.resolve()), "after": str(after.resolve())},
-    )
-    folder = PredictionFolder(
-        out, job, classes=detector.settings.classes, draw=draw, write_image=write_image, write_layers=write_layers,
-        probabilities=probabilities, overwrite=overwrite,
-    )  # fmt: skip
-    folder.keep_current(data.pairs)
-    screen.say(detector.runtime)
-    pairs = [pair for pair in data.pairs if pair.name not in folder.done]
-    if folder.done:
-        screen.say(f"done already: {len(folder.done)}, left: {len(pairs)}")
-    failed: dict[str, str] = {}
-    for fault in data.faults:
-        failed[fault.path.stem] = "; ".join(filter(None, (failed.get(fault.path.stem), str(fault))))
-    fractions = [float(row["changed_fraction"]) for row in folder.done.values()]
-    # of a single pair of rasters the rows are counted, of several the pairs
-    alone = len(pairs) == 1 and is_raster(pairs[0].before) and is_raster(pairs[0].after)
-    with (
-        folder,
-        screen.progress("predicting", "rows" if alone else "pairs") as update,
-        contextlib.closing(stream_pairs(detector, pairs, **options)) as results,
-    ):
-        for name, problem in failed.items():
-            folder.fail(name, problem)
-            _complain(problem)
-
-        def row_by_row(rows: int, of: int) -> None:
-            if alone:
-                update(rows, of)
-            else:
-                update(done - 1 + rows / of, len(pairs))
-
-        for done, result in enumerate(results, start=1):
-            try:
-                if isinstance(result, FailedPair):
-                    raise DataError(result.error)
-                if isinstance(result, PredictedRaster):
-                    row = folder.add_raster(result, row_by_row)
-                else:
-                    row = folder.add(result.pair, result.images, result.prediction, result.seconds)
-                fractions.append(float(row["changed_fraction"]))
-            except DataError as error:
-                failed[result.pair.name] = str(error)
-                folder.fail(result.pair.name, str(error))
-                _complain(str(error))
-            if not alone:
-                update(done, len(pairs))
-    write_report(out)
+        raise ConfigError(f"--shard {error}") from error
+    if part.count > 1 and overwrite:
+        raise ConfigError(f"--overwrite: one shard would remove what the others do; remove {out} and leave it out")
+    with contextlib.ExitStack() as stack:
+        index = stack.enter_context(PairIndex(before, after, part))
+        with _silence(debug):
+            detector = load(
+                model,
+                runtime=runtime,
+                precision=precision,
+                ensemble=ensemble or (),
+                test_time_augmentation=tta is not None,
+                post_processing=steps,
+            )
+        options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
+        try:
+            detector.check_options(**options)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        job = Job(
+            detector.path,
+            {
+                **options,
+                "probabilities": probabilities,
+                "geopackage": geopackage,
+                **_how(detector, ensemble or (), tta),
+            },
+            {"before": str(before.resolve()), "after": str(after.resolve())},
+        )
+        folder = PredictionFolder(
+            out, job, classes=detector.settings.classes, draw=draw, write_image=write_image, write_layers=write_layers,
+            probabilities=probabilities, geopackage=geopackage, overwrite=overwrite, part=part,
+        )  # fmt: skip
+        folder.keep_current(index.pairs())
+        screen.say(detector.runtime)
+        if done := len(folder.done):
+            screen.say(f"done already: {done}, left: {len(index) - done}")
+        if (first := next(left_to_do(index, folder), None)) is not None:
+            _say_resolution(screen, detector, first, resolution)
+        unit = "rows" if is_one_raster(index, folder) else "pairs"
+        update = stack.enter_context(screen.progress("predicting", unit))
+        with folder:
+            tally = fill_folder(folder, index, LocalEngine(detector, options), on_progress=update, on_failure=_complain)
+    left = folder.unfinished_parts() if part.count > 1 else []
+    if not left:
+        write_report(out)
     summary = {
         "out": out,
-        "predicted": len(fractions),
-        "failed": failed,
-        "mean_changed_fraction": sum(fractions) / max(len(fractions), 1),
+        "predicted": tally.predicted,
+        "failed": tally.errors,
+        "failed_count": tally.failed,
+        "mean_changed_fraction": tally.mean_changed_fraction,
+        **({"shard": str(part), "shards_left": list(map(str, left))} if part.count > 1 else {}),
     }
 
     def render(console: Console) -> None:
-        done = summary["predicted"]
-        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {len(failed)} failed", style="bold")
-        for name in ("report.html", "overlays", "masks", "objects.geojson", "summary.csv"):
+        done = tally.predicted
+        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {tally.failed} failed", style="bold")
+        for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv", "report.html"))):
             console.print(f"  {out / name}", markup=False)
+        if left:
+            console.print(f"  {len(left)} of {part.count} shards are not finished", markup=False)
 
     screen.result(summary, render)
-    if failed:
+    if tally.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _say_resolution(screen: _Screen, detector: "Detector", pair: "Pair", resolution: float | None) -> None:
+    """What a run does about the ground resolution of its images, of which this pair is the first."""
+    from data_pipelines.decoding import read_info
+    from data_pipelines.layouts import DataError
+    from segdiff.ground_resolution import own_resolution, resolution_line, target_resolution
+
+    try:
+        own = own_resolution(read_info(pair.after).grid, resolution)
+    except DataError:  # a fault of this pair alone, told where it is predicted
+        return
+    trained = detector.settings.ground_resolution
+    line = resolution_line(own, trained, target_resolution(own, trained))
+    if line is not None:
+        screen.say(line)
 
 
 @app.command(rich_help_panel="Prediction")
@@ -868,7 +932,7 @@ def overlay(
     debug: Debug = False,
 ) -> None:
     """Show masks over their images: before, after, and the contour of the change."""
-    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
+    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError, match_pairs
     from segdiff.config import ConfigError
 
     screen = _Screen(as_json, quiet)
@@ -878,7 +942,8 @@ def overlay(
             f"{out}: pictures are written as {', '.join(writable)}; without such an ending OUT is a folder"
         )
     _require_there(mask, *([truth] if truth else []))
-    data = _match(before, after)
+    _require_two(before, after)
+    data = match_pairs(before, after)
     folders = after.is_dir()
     for path in (mask, truth):
         if path is not None and path.is_dir() != folders:
@@ -992,7 +1057,7 @@ def _import_tensorflow(debug: bool) -> None:
 
 @contextlib.contextmanager
 def _silence(debug: bool) -> Iterator[None]:
-    """Within it nothing reaches standard error: TensorFlow may be imported.
+    """Within it nothing reaches standard error but our own warnings: TensorFlow may be imported.
 
     TF_CPP_MIN_LOG_LEVEL does not reach what its libraries print: that is written before the library's log is set up.
     """
@@ -1002,13 +1067,17 @@ def _silence(debug: bool) -> Iterator[None]:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+    with open(os.devnull, "w") as nowhere, os.fdopen(kept, "w") as shown:  # noqa: PTH123
+        ours = logging.StreamHandler(shown)
+        for name in ("segdiff", "data_pipelines"):
+            logging.getLogger(name).addHandler(ours)
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
-            os.close(kept)
+            for name in ("segdiff", "data_pipelines"):
+                logging.getLogger(name).removeHandler(ours)
 
 
 def _complain(line: str) -> None:

@@ -15,8 +15,10 @@ from data_pipelines.decoding import Grid
 from data_pipelines.layouts import DataError, Pair
 from segdiff.files import write_whole
 from segdiff.inference.background import ahead
+from segdiff.inference.geopackage import open_geopackage
 from segdiff.inference.objects import Region, RegionTracer, feature, find_objects
-from segdiff.inference.places import find_place
+from segdiff.inference.places import Place, find_place
+from segdiff.inference.postprocessing import postprocess
 from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction, change_probability
 from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import (
@@ -26,7 +28,7 @@ from segdiff.inference.rasters import (
     open_probability_writer,
     write_png_mask,
 )
-from segdiff.inference.runs import Slab, encode_slab
+from segdiff.inference.runs import Slab
 
 DrawPair = Callable[..., np.ndarray]
 """(before, after, mask, truth, classes=names) -> RGB picture."""
@@ -34,10 +36,10 @@ WriteImage = Callable[[Path, np.ndarray], None]
 WriteLayers = Callable[..., None]
 """(folder, name, before, after, mask, probability, truth): what a page shows of a pair, probability as uint8."""
 
-OBJECTS = ".objects"
-"""Folder in a prediction folder for the objects of pairs that have no row yet."""
 REPORT = "report"
 """Folder in a prediction folder for what belongs to its report.html."""
+
+MASK_SUFFIXES = (".png", ".tif")
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,25 @@ class PairWriter:
     classes: tuple[str, ...]
     draw: DrawPair
     write_image: WriteImage
+    loose: Path
+    """Folder for the objects of single pairs, until they are taken."""
     probabilities: bool = False
+    geopackage: bool = False
+    """Whether the objects of a pair also go to geopackages/NAME.gpkg, in the reference system of its images."""
     write_layers: WriteLayers | None = None
+    """Writes what the report shows of a pair; None: there will be no report."""
 
     def make_folders(self) -> None:
         """Makes the folders that the files go to."""
-        for name in ("masks", "overlays", OBJECTS, *(["probabilities"] if self.probabilities else [])):
+        asked = {"probabilities": self.probabilities, "geopackages": self.geopackage}
+        for name in ("masks", "overlays", *(name for name, wanted in asked.items() if wanted)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.loose.mkdir(parents=True, exist_ok=True)
+
+    def mask_path(self, pair: Pair) -> Path:
+        """Where the mask of a pair is written: a GeoTIFF of a TIFF, else a PNG."""
+        image, raster = MASK_SUFFIXES
+        return self.folder / "masks" / f"{pair.name}{raster if is_raster(pair.after) else image}"
 
     def add(
         self,
@@ -84,12 +98,10 @@ class PairWriter:
         """
         name, mask = pair.name, prediction.mask
         grid = prediction.grid
-        place: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
-        try:
-            regions = find_objects(mask, prediction.change_probability, **place)
-        except ValueError as error:
-            raise DataError(f"{pair.after}: {error}") from error
-        with self._open_features(name) as write:
+        place = _place(pair, grid)
+        on_ground: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
+        regions = find_objects(mask, prediction.change_probability, **on_ground)
+        with self._open_features(name, place) as write:
             write(regions)
         self._write_masks(pair, prediction)
         picture = self.draw(images.before, images.after, mask, truth, classes=self.classes)
@@ -99,8 +111,8 @@ class PairWriter:
             self.write_layers(self.folder / REPORT, name, images.before, images.after, mask, change, truth)
         counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
         changed = int(np.count_nonzero(mask))
-        unit = regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2")
         area = sum(region.area for region in regions)
+        unit = "px" if place is None else "m2"
         kinds = Counter(region.class_index for region in regions)
         return self._written(name, changed, counted, kinds, area, unit, seconds, **(scores or {}))
 
@@ -113,19 +125,16 @@ class PairWriter:
         began = time.perf_counter()
         pair, images = result.pair, result.images
         name, grid, size = pair.name, images.grid, {"width": images.width, "height": images.height}
-        try:
-            place = None if grid is None else find_place(grid.transform, grid.crs)
-        except ValueError as error:
-            raise DataError(f"{pair.after}: {error}") from error
+        place = _place(pair, grid)
         tracer, small = RegionTracer(place), Preview(images.height, images.width, "largest")
         likely = Preview(images.height, images.width, "area")
         changed = counted = 0
         kinds: Counter[int] = Counter()
         area = 0.0
         with ExitStack() as stack:
-            masks = stack.enter_context(open_mask_writer(self.folder / "masks" / f"{name}.tif", grid=grid, **size))
+            masks = stack.enter_context(open_mask_writer(self.mask_path(pair), grid=grid, **size))
             probabilities = stack.enter_context(self._probability_writer(name, grid, **size))
-            write = stack.enter_context(self._open_features(name))
+            write = stack.enter_context(self._open_features(name, place))
 
             def counting(regions: Iterable[Region]) -> Iterator[Region]:
                 nonlocal area
@@ -134,16 +143,26 @@ class PairWriter:
                     kinds[region.class_index] += 1
                     yield region
 
-            for y, mask, probability, valid in stack.enter_context(ahead(result.rows, 2)):
-                masks.write_rows(y, mask * np.uint8(255) if len(self.classes) == 2 else mask, valid)
-                if probabilities is not None:
-                    probabilities.write_rows(y, probability, valid)
-                write(counting(tracer.add(encode_slab(Slab(y, mask, probability, valid)))))
+            coming = stack.enter_context(ahead(result.rows, 2))
+
+            def slabs() -> Iterator[Slab]:
+                nonlocal counted
+                for y, mask, probability, valid in coming:
+                    if probabilities is not None:
+                        probabilities.write_rows(y, probability, valid)
+                    likely.add(_bytes(change_probability(probability, valid)))
+                    counted += mask.size if valid is None else int(np.count_nonzero(valid))
+                    yield Slab(y, mask, probability, valid)
+                    progress(y + len(mask), images.height)
+
+            # where something is done to the mask, all slabs are drawn before its first rows come
+            steps = result.post_processing
+            for runs in postprocess(slabs(), steps, classes=len(self.classes), workdir=self.folder):
+                mask = runs.mask()
+                masks.write_rows(runs.y, mask * np.uint8(255) if len(self.classes) == 2 else mask, runs.valid_rows())
+                write(counting(tracer.add(runs)))
                 small.add(mask)
-                likely.add(_bytes(change_probability(probability, valid)))
                 changed += int(np.count_nonzero(mask))
-                counted += mask.size if valid is None else int(np.count_nonzero(valid))
-                progress(y + len(mask), images.height)
             write(counting(tracer.finish()))
         before, after = images.previews()
         picture = self.draw(before, after, small.image(), None, classes=self.classes)
@@ -184,31 +203,37 @@ class PairWriter:
         return json.dumps({self.classes[index]: kinds[index] for index in sorted(kinds)}, ensure_ascii=False)
 
     def _features(self, name: str) -> Path:
-        return self.folder / OBJECTS / f"{name}.jsonl"
+        return self.loose / f"{name}.jsonl"
 
     @contextmanager
-    def _open_features(self, name: str) -> Iterator[Callable[[Iterable[Region]], None]]:
-        """Gives the function that writes regions of a pair."""
-        with write_whole(self._features(name)) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    def _open_features(self, name: str, place: Place | None) -> Iterator[Callable[[Iterable[Region]], None]]:
+        """Gives the function that writes regions of a pair that lies at `place`."""
+        with ExitStack() as stack:
+            temporary = stack.enter_context(write_whole(self._features(name)))
+            stream = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            add = None
+            if self.geopackage:
+                package = stack.enter_context(open_geopackage(self.folder / "geopackages" / f"{name}.gpkg"))
+                add = package.layer(place)
 
             def write(regions: Iterable[Region]) -> None:
                 for region in regions:
-                    item = feature(region, pair=name, class_name=self.classes[region.class_index])
-                    stream.write(json.dumps(item) + "\n")
+                    class_name = self.classes[region.class_index]
+                    stream.write(json.dumps(feature(region, pair=name, class_name=class_name)) + "\n")
+                    if add is not None:
+                        add(region, pair=name, class_name=class_name)
 
             yield write
 
     def _write_masks(self, pair: Pair, prediction: Prediction) -> None:
-        name, mask = pair.name, prediction.mask
+        name, mask, path = pair.name, prediction.mask, self.mask_path(pair)
         stored = mask * np.uint8(255) if len(self.classes) == 2 else mask
         height, width = mask.shape
         if is_raster(pair.after):
-            with open_mask_writer(
-                self.folder / "masks" / f"{name}.tif", width=width, height=height, grid=prediction.grid
-            ) as out:
+            with open_mask_writer(path, width=width, height=height, grid=prediction.grid) as out:
                 out.write_rows(0, stored, prediction.valid)
         else:
-            write_png_mask(self.folder / "masks" / f"{name}.png", stored)
+            write_png_mask(path, stored)
         with self._probability_writer(name, prediction.grid, width=width, height=height) as probabilities:
             if probabilities is not None:
                 probabilities.write_rows(0, prediction.probability, prediction.valid)
@@ -230,3 +255,11 @@ class PairWriter:
 def _bytes(probability: np.ndarray) -> np.ndarray:
     """uint8, 0..255 for 0..1."""
     return np.rint(probability * np.float32(255)).astype(np.uint8)
+
+
+def _place(pair: Pair, grid: Grid | None) -> Place | None:
+    """Where the pair lies on the ground; None where it says nothing of it."""
+    try:
+        return None if grid is None else find_place(grid.transform, grid.crs)
+    except ValueError as error:
+        raise DataError(f"{pair.after}: {error}") from error

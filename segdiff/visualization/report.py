@@ -140,7 +140,8 @@ def _read_job(folder: Path) -> dict[str, Any]:
 
 def _read_pairs(summary: Path, truth: bool) -> tuple[Tally, list[dict[str, Any]]]:
     """What all rows add up to, and the pairs that the page lists."""
-    tally, failures = Tally(), []
+    tally = Tally()
+    failures: list[dict[str, Any]] = []
 
     def predicted(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, Any]]:
         for line, row in enumerate(rows, start=2):
