@@ -315,8 +315,9 @@ def _notes(tally: Tally, pairs: list[dict[str, Any]], truth: bool) -> list[str]:
         which = "lowest F1" if truth else "largest changed area"
         notes.append(f"Listed are the {len(listed):,} pairs of {tally.predicted:,} with the {which}; see summary.csv.")
     if bare := sum(not pair["layers"] for pair in listed):
+        were = "pairs were" if bare > 1 else "pair was"
         notes.append(
-            f"{bare:,} pairs were predicted before pictures were kept for this page and are shown by their overlays; "
-            "predict them again with --overwrite for the slider."
+            f"{bare:,} {were} predicted before pictures were kept for this page: overlays stand for them; "
+            "predict with --overwrite for the slider."
         )
     return notes

@@ -308,7 +308,8 @@ class SegdiffViewer {
     this.pointers.set(event.pointerId, point);
     const onDivider = Boolean(event.target.closest(".sd-divider"));
     this.gesture = this.pointers.size > 1 ? "pinch" : onDivider || !this.zoomed ? "slide" : "pan";
-    if (this.gesture === "slide") this.slideToColumn(point.x);
+    // a finger may be the first of two
+    if (this.gesture === "slide" && event.pointerType !== "touch") this.slideToColumn(point.x);
     this.divider.focus({ preventScroll: true });
     event.preventDefault();
   }
