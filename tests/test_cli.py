@@ -33,7 +33,7 @@ from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
 
-COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "overlay"]
+COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "report", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
 
 
@@ -65,6 +65,17 @@ def require_one_line(err: str, *words: object) -> None:
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def require_report(out: Path, pairs: int) -> None:
+    """The page is there, and each of so many pairs has all its pictures."""
+    assert (out / "report.html").is_file()
+    data = (out / "report" / "data.js").read_text()
+    predicted = [pair for pair in json.loads(data.partition(" = ")[2].strip(";\n"))["pairs"] if pair["status"] == "ok"]
+    assert [pair["layers"] for pair in predicted] == [1] * pairs
+    for layer in ("before", "after", "mask", "contour", "probability", "thumbnail"):
+        names = {path.stem for path in (out / "report" / layer).iterdir()}
+        assert names == {pair["name"] for pair in predicted}, layer
 
 
 # ------------------------------------------------------------------------------------------- without TensorFlow
@@ -117,6 +128,7 @@ WRONG_CALLS = {
     "export nowhere --format tflite --out {}": ["nowhere", "shipped are"],
     "export m --format pickle --out {}": ["pickle", "savedmodel"],
     "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],
+    "report {}": ["there is no such folder", "prediction folder"],
 }
 
 
@@ -381,6 +393,8 @@ def test_evaluate_counts_what_it_writes(segdiff_command, here, tiny_run, tmp_pat
     rows = rows_of(out)
     assert [row["name"] for row in rows] == ["scene_0001", "scene_0006"]
     assert all(0 <= float(row["f1"]) <= 1 for row in rows)
+    require_report(out, 2)
+    assert len(list((out / "report" / "outcome").iterdir())) == 2
 
     status, printed, err = here("evaluate", tiny_run.run, tiny_run.data, "--split", "test")
     assert (status, "Traceback" in err) == (2, False)
@@ -540,6 +554,11 @@ def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, he
     assert rows["scene_0002"]["error"].startswith(str(after / "scene_0002.png"))
     assert rows["scene_0003"]["error"].startswith(str(after / "scene_0003.png"))
     assert len(list((out / "masks").iterdir())) == len(list((out / "probabilities").iterdir())) == 8
+    require_report(out, 8)
+    assert rows["scene_0003"]["error"].partition(": ")[2] in (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert here("report", out, "--json")[0] == 0
+    require_report(out, 8)
     fractions = [float(row["changed_fraction"]) for row in rows.values() if row["status"] == "ok"]
     assert printed["mean_changed_fraction"] == pytest.approx(np.mean(fractions))
 
@@ -950,6 +969,7 @@ def test_a_killed_prediction_goes_on(segdiff_command, tiny_run, tmp_path):
     again = segdiff_command(*call, "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["predicted"] == 30
+    require_report(out, 30)
     rows = rows_of(out)
     assert sorted(row["name"] for row in rows) == names
     assert {name: (out / "masks" / f"{name}.png").stat().st_mtime_ns for name in done} == kept
