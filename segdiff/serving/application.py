@@ -87,7 +87,7 @@ def create_app(
     """The page of a model as an ASGI application.
 
     ``hosts`` are the names that requests may call it by, ``["*"]`` any; ``folder`` is for what visitors send, and is
-    the caller's to remove. ``complain`` is told what nobody has foreseen; the visitor gets a line, and the page goes on.
+    the caller's to remove. ``complain`` is told what nobody has foreseen; the visitor gets a line, the page goes on.
     """
     page = _Page(model, limits, folder)
 
@@ -95,7 +95,7 @@ def create_app(
         complain(error)
         return _refusal(500, "this went wrong here, see the window in which segdiff serve runs")
 
-    app = Starlette(
+    return Starlette(
         routes=[
             Route("/", page.index),
             Route("/assets/{name}", page.asset),
@@ -115,7 +115,7 @@ def create_app(
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
         ],
         exception_handlers={
-            HTTPException: lambda request, error: _refusal(error.status_code, error.detail),  # type: ignore[attr-defined]
+            HTTPException: lambda request, error: _refusal(error.status_code, error.detail),
             DataError: lambda request, error: _refusal(422, str(error)),
             TooLargeError: lambda request, error: _refusal(413, str(error)),
             GoneError: lambda request, error: _refusal(404, str(error)),
@@ -125,7 +125,6 @@ def create_app(
             Exception: unforeseen,
         },
     )
-    return app
 
 
 def _refusal(status: int, line: str) -> Response:

@@ -73,7 +73,7 @@ class Comparison:
         self._deciding = threading.Lock()
         self.height, self.width = change.shape
         # a pixel is change at thresholds[k] where more than k of them are reached: one byte tells all masks
-        levels = np.searchsorted(np.float32(thresholds), change, side="right").astype(np.uint8)
+        levels = np.searchsorted(np.array(thresholds, np.float32), change, side="right").astype(np.uint8)
         counts = np.bincount(levels.ravel(), minlength=len(thresholds) + 1)
         self.pixels = counts[::-1].cumsum()[::-1][1:]
         """Changed pixels at each of ``thresholds``, before post-processing."""
@@ -153,7 +153,7 @@ class Comparison:
         return _packed(_shrunk(self.decide(threshold).mask))
 
     def mask_file(self, threshold: float) -> tuple[str, bytes]:
-        """The mask as ``segdiff predict`` writes it, a GeoTIFF where the image after is a TIFF, else a PNG; its name."""
+        """Name and content of the mask as ``segdiff predict`` writes it: GeoTIFF where AFTER is a TIFF, else PNG."""
         mask = self.decide(threshold).mask
         stored = mask * np.uint8(255) if len(self.classes) == 2 else mask
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
@@ -166,7 +166,7 @@ class Comparison:
             return f"{self.name}{path.suffix}", path.read_bytes()
 
     def objects_file(self, threshold: float) -> tuple[str, bytes]:
-        """The objects as ``segdiff predict`` writes them, GeoJSON; its name."""
+        """Name and content of the objects as ``segdiff predict`` writes them, GeoJSON."""
         regions = self.decide(threshold).regions
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             path = Path(folder, "objects.geojson")
@@ -240,7 +240,7 @@ def _in_their_words(message: str, before: Upload, after: Upload) -> str:
 
 
 def _shrunk(values: np.ndarray) -> np.ndarray:
-    small = Preview(*values.shape, "largest")
+    small = Preview(values.shape[0], values.shape[1], "largest")
     small.add(values)
     return small.image()
 

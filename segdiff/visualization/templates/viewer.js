@@ -46,6 +46,7 @@ class SegdiffViewer {
         <div class="sd-pane"><div class="sd-scene"><img class="sd-after" alt="after" draggable="false"></div></div>
         <div class="sd-pane sd-clipped"><div class="sd-scene"><img class="sd-before" alt="before" draggable="false"></div></div>
         <div class="sd-pane"><div class="sd-scene sd-layers"></div></div>
+        <div class="sd-pane"><div class="sd-frame" hidden></div></div>
         <span class="sd-tag sd-tag-before">before</span><span class="sd-tag sd-tag-after">after</span>
         <div class="sd-divider" role="slider" tabindex="0" aria-label="Boundary between before and after"
           aria-orientation="horizontal" aria-valuemin="0" aria-valuemax="100"><i></i></div>
@@ -68,8 +69,7 @@ class SegdiffViewer {
     this.after = find(".sd-after");
     this.clipped = find(".sd-clipped");
     this.layerScene = find(".sd-layers");
-    this.framed = document.createElement("div");
-    this.framed.className = "sd-frame";
+    this.framed = find(".sd-frame");
     this.divider = find(".sd-divider");
     this.legend = find(".sd-legend");
     this.message = find(".sd-message");
@@ -102,7 +102,7 @@ class SegdiffViewer {
     this.after.src = after;
     this.layers = layers;
     this.framed.hidden = true;
-    this.layerScene.replaceChildren(...layers.map((layer) => this.layerImage(layer)), this.framed);
+    this.layerScene.replaceChildren(...layers.map((layer) => this.layerImage(layer)));
     this.switches.replaceChildren(...layers.map((layer) => this.layerSwitch(layer)));
     this.showLayers();
     try {
@@ -208,12 +208,10 @@ class SegdiffViewer {
   frame(box) {
     this.framed.hidden = !box;
     if (!box) return;
-    for (const [side, length] of Object.entries({ left: box.x, top: box.y, width: box.width, height: box.height })) {
-      this.framed.style[side] = `${length}px`;
-    }
+    this.box = box;
     const { clientWidth, clientHeight } = this.viewport;
     const share = 0.25; // of the viewport: what lies around an object says what it is
-    const scale = Math.min((clientWidth * share) / box.width, (clientHeight * share) / box.height, 16);
+    const scale = Math.min((clientWidth * share) / box.width, (clientHeight * share) / box.height, 6);
     this.view.scale = Math.max(scale, this.fitting);
     this.view.x = clientWidth / 2 - (box.x + box.width / 2) * this.view.scale;
     this.view.y = clientHeight / 2 - (box.y + box.height / 2) * this.view.scale;
@@ -260,7 +258,12 @@ class SegdiffViewer {
       scene.style.width = `${size.width}px`;
       scene.style.height = `${size.height}px`;
       scene.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
-      scene.style.setProperty("--screen-pixel", `${1 / view.scale}px`);
+    }
+    if (!this.framed.hidden) {
+      const { x, y, width, height } = this.box;
+      this.framed.style.transform = `translate(${view.x + x * view.scale}px, ${view.y + y * view.scale}px)`;
+      this.framed.style.width = `${width * view.scale}px`;
+      this.framed.style.height = `${height * view.scale}px`;
     }
     this.viewport.classList.toggle("sd-sharp", view.scale >= 3);
     this.viewport.classList.toggle("sd-zoomed", this.zoomed);
