@@ -982,29 +982,25 @@ def serve(
 ) -> None:
     """Serve a page, on this machine alone unless told otherwise: drop two images, see their change at any threshold."""
     from segdiff.config import ConfigError
-    from segdiff.inference.predictor import load
 
     try:
+        from segdiff.inference.predictor import load
         from segdiff.serving.application import PageModel
         from segdiff.serving.server import address_of, is_loopback, open_port, run_page
         from segdiff.serving.uploads import Limits
     except ModuleNotFoundError as error:
-        if error.name not in ("anyio", "starlette", "uvicorn"):
+        package = (error.name or "").partition(".")[0]
+        if package not in ("anyio", "starlette", "uvicorn"):
             raise
-        raise ConfigError(f"serve: the package {error.name} is not installed: pip install 'segdiff[serve]'") from error
+        raise ConfigError(f"serve: the package {package} is not installed: pip install 'segdiff[serve]'") from error
     screen = _Screen(as_json, quiet)
     limits = Limits(max_megabytes, max_megapixels)
-    with _silence(debug):
-        detector = load(model, runtime=runtime, precision=precision)
-    try:
-        detector.check_options(threshold=threshold, tile=None, overlap=None, resolution=resolution)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     try:
         listening = open_port(host, port)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]  # repeats the address
         raise ConfigError(
-            f"{host}:{port}: {error.strerror or error}; name another with --host or --port (0: any that is free)"
+            f"{host}:{port}: {reason}; name another with --host or --port (0: any that is free)"
         ) from error
 
     def complain(error: Exception) -> None:
@@ -1014,6 +1010,12 @@ def serve(
         _complain(f"{type(error).__name__}: {line} (this is a fault of segdiff; --debug shows where)")
 
     with listening:
+        with _silence(debug):
+            detector = load(model, runtime=runtime, precision=precision)
+        try:
+            detector.check_options(threshold=threshold, tile=None, overlap=None, resolution=resolution)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         url = address_of(listening, host)
         screen.result(
             {"url": url, "model": detector.path, **asdict(limits)},

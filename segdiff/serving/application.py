@@ -2,14 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, create_task_group, sleep, to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -47,7 +47,7 @@ _ASSETS = {
 }
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 
-KEPT_IMAGES, KEPT_COMPARISONS, IDLE_SECONDS = 32, 16, 30 * 60
+KEPT_IMAGES, KEPT_COMPARISONS, IDLE_SECONDS = 24, 12, 30 * 60
 """So many are kept at once, and so long after they were last asked for."""
 
 WAITING = 16
@@ -91,6 +91,13 @@ def create_app(
     """
     page = _Page(model, limits, folder)
 
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with create_task_group() as tasks:
+            tasks.start_soon(page.tidy)
+            yield
+            tasks.cancel_scope.cancel()
+
     async def unforeseen(request: Request, error: Exception) -> Response:
         complain(error)
         return _refusal(500, "this went wrong here, see the window in which segdiff serve runs")
@@ -110,6 +117,7 @@ def create_app(
             Route("/comparisons/{token}/mask-file", page.mask_file),
             Route("/comparisons/{token}/objects-file", page.objects_file),
         ],
+        lifespan=lifespan,
         middleware=[
             Middleware(_Guard),
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
@@ -161,13 +169,20 @@ class _Page:
 
     def __init__(self, model: PageModel, limits: Limits, folder: Path):
         self._model, self._limits, self._folder = model, limits, folder
-        self._images = Shelf(KEPT_IMAGES, IDLE_SECONDS, kind="images")
-        self._comparisons = Shelf(KEPT_COMPARISONS, IDLE_SECONDS, kind="images")
+        self._images = Shelf(KEPT_IMAGES, IDLE_SECONDS)
+        self._comparisons = Shelf(KEPT_COMPARISONS, IDLE_SECONDS)
         self._predicting, self._computing = CapacityLimiter(1), CapacityLimiter(2)
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         self._html = environment.get_template("serve.html").render(self._content())
+
+    async def tidy(self) -> None:
+        """Removes what nobody asks for any more, for as long as the page is served."""
+        while True:
+            await sleep(60)
+            self._images.tidy()
+            self._comparisons.tidy()
 
     def _content(self) -> dict[str, Any]:
         settings = self._model.detector.settings

@@ -45,7 +45,7 @@ def run_page(
     with tempfile.TemporaryDirectory(prefix="segdiff-serve-", ignore_cleanup_errors=True) as folder:
         app = create_app(model, limits=limits, hosts=hosts, folder=Path(folder), complain=complain)
         config = uvicorn.Config(
-            app, log_level="critical", access_log=False, server_header=False, lifespan="off", ws="none", http="h11",
+            app, log_level="critical", access_log=False, server_header=False, lifespan="on", ws="none", http="h11",
             loop="asyncio", timeout_graceful_shutdown=3, proxy_headers=False,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listening])

@@ -114,7 +114,7 @@ def open_upload(path: Path, name: str, bands: int, limits: Limits) -> Upload:
         else:
             image = read_image(path, bands)
     except DecodeError as error:
-        raise DataError(f"{name}: {error.problem}") from error
+        raise DataError(f"{name}: {error.problem.replace(str(path), name)}") from error
     small = Preview(info.height, info.width, "area")
     small.add(np.ascontiguousarray(image))
     picture = encode_image(Path("preview.jpg"), display_rgb(small.image()), _PREVIEW_QUALITY)
@@ -127,10 +127,8 @@ class Shelf:
     What was not asked for in ``idle_seconds`` goes, and above ``limit`` things that which was asked for longest ago.
     """
 
-    def __init__(
-        self, limit: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic, kind: str = "images"
-    ):
-        self._limit, self._idle, self._clock, self._kind = limit, idle_seconds, clock, kind
+    def __init__(self, limit: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic):
+        self._limit, self._idle, self._clock = limit, idle_seconds, clock
         self._kept: OrderedDict[str, tuple[float, Any]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -140,14 +138,14 @@ class Shelf:
         """The token of a thing that has a ``folder``."""
         token = secrets.token_urlsafe(24)
         self._kept[token] = (self._clock(), thing)
-        self._tidy()
+        self.tidy()
         return token
 
     def get(self, token: str) -> Any:
         """Raises GoneError where there is none."""
-        self._tidy()
+        self.tidy()
         if token not in self._kept:
-            raise GoneError(f"these {self._kind} are no longer kept here; drop both images again")
+            raise GoneError("these images are no longer kept here; drop both again")
         thing = self._kept[token][1]
         self._kept[token] = (self._clock(), thing)
         self._kept.move_to_end(token)
@@ -158,7 +156,8 @@ class Shelf:
         if kept := self._kept.pop(token, None):
             shutil.rmtree(kept[1].folder, ignore_errors=True)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Removes what is kept too long or is too much."""
         while self._kept:
             token, (asked, _) = next(iter(self._kept.items()))
             if len(self._kept) <= self._limit and self._clock() - asked < self._idle:

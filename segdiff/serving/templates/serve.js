@@ -100,6 +100,8 @@
     if (images[role]) forget(`images/${images[role].image}`);
     images[role] = null;
     asked++; // whatever is being compared is no longer wanted
+    find("result").inert = true; // it is of other images
+    tell("");
     paintDrop(role);
     drop.querySelector(".what").textContent = file.name;
     try {
@@ -152,6 +154,7 @@
   find("swap").addEventListener("click", () => {
     [images.before, images.after] = [images.after, images.before];
     drops.forEach((drop, role) => paintDrop(role));
+    find("result").inert = true;
     compare();
   });
 
@@ -207,6 +210,7 @@
     document.body.classList.add("has-result");
     find("intro").hidden = true;
     find("result").hidden = false;
+    find("result").inert = false;
     slider.min = 0;
     slider.max = shown.thresholds.length - 1;
     slider.step = 1;
