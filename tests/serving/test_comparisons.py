@@ -117,6 +117,15 @@ def test_a_large_image_is_shown_small_and_every_change_stays_to_be_seen(tmp_path
     assert mask[1, 7 // 3] == 1
 
 
+def test_a_probability_that_is_a_threshold_reaches_it(tmp_path):
+    probability = np.zeros((64, 64, 1), np.float32)
+    thresholds = thresholds_around(0.5)
+    probability.flat[: len(thresholds)] = thresholds
+    comparison = compared(tmp_path, Told(probability))
+    assert comparison.pixels.tolist() == [199 - index for index in range(199)]
+    assert [int(comparison.decide(threshold).mask.sum()) for threshold in thresholds] == comparison.pixels.tolist()
+
+
 def test_the_scale_has_the_models_own_threshold():
     assert thresholds_around(0.5) == [k / 200 for k in range(1, 200)]
     around = thresholds_around(0.4326171875)
