@@ -56,6 +56,12 @@ Threshold = Annotated[
 ]
 Tile = Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels; default: the model's.")]
 Overlap = Annotated[int | None, typer.Option(min=0, help="Pixels that tiles share; default: the model's.")]
+Resolution = Annotated[
+    float | None,
+    typer.Option(
+        metavar="M", help="Metres per pixel of images that do not say theirs; they are brought to the model's."
+    ),
+]
 Ensemble = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
 ]
@@ -522,6 +528,7 @@ def evaluate(
     ] = 0,
     pad: Annotated[int, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")] = 0,
     minimum_area: Annotated[int, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = 1,
+    resolution: Resolution = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
@@ -546,7 +553,8 @@ def evaluate(
     screen = _Screen(as_json, quiet)
     scores = _evaluate(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
-        objects=options if objects else None, ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
+        objects=options if objects else None, resolution=resolution, ensemble=ensemble or (), tta=tta,
+        runtime=runtime, precision=precision,
     )  # fmt: skip
 
     def render(console: Console) -> None:
@@ -569,6 +577,7 @@ def _evaluate(
     ignore: int | None,
     overwrite: bool,
     objects: "ObjectOptions | None" = None,
+    resolution: float | None = None,
     ensemble: Sequence[str] = (),
     tta: Literal["d4"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
@@ -587,8 +596,9 @@ def _evaluate(
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.pictures import write_image
 
-    if ignore is None and (model / "config.yaml").is_file():
-        ignore = load_config(model / "config.yaml").data.ignore
+    run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
+    if ignore is None and run is not None:
+        ignore = run.data.ignore
     resolve_model(model)  # a wrong name is said before the data are read
     report = _checked(screen, data, ignore)
     if report.faults or report.coding is None:
@@ -600,6 +610,10 @@ def _evaluate(
         )
     classes = detector.settings.classes
     try:
+        detector.check_options(threshold=None, tile=None, overlap=None, resolution=resolution)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    try:
         truth = Truth(report.coding, len(classes))
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
@@ -610,6 +624,9 @@ def _evaluate(
         if report.bands != bands and (report.bands, bands) != (1, 3):
             raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
     screen.say(f"pairs of split {chosen}: {len(pairs)}, threshold {detector.settings.threshold:.3f}")
+    trained_on = [] if run is None else [Path(root.path) for root in run.data.root]
+    if resolution is not None or data.resolve() not in trained_on:  # what a run was trained on needs no hint
+        _say_resolution(screen, detector, pairs[0], resolution)
     errors: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         folder = None
@@ -618,6 +635,7 @@ def _evaluate(
             options = {
                 "split": chosen,
                 "ignore": ignore,
+                "resolution": resolution,
                 **_how(detector, ensemble, tta),
                 **({"objects": asdict(objects)} if objects else {}),
             }
@@ -630,7 +648,7 @@ def _evaluate(
             )  # fmt: skip
             stack.enter_context(folder)
         update = stack.enter_context(screen.progress("evaluating"))
-        for done, result in enumerate(predict_pairs(detector, pairs), start=1):
+        for done, result in enumerate(predict_pairs(detector, pairs, resolution=resolution), start=1):
             try:
                 if isinstance(result, FailedPair):
                     raise DataError(result.error)
@@ -671,7 +689,13 @@ def _how(detector: "Detector", ensemble: Sequence[str], tta: str | None) -> dict
     from segdiff.model_files import resolve_model
 
     members = [digest(resolve_model(member)) for member in ensemble]
-    return {"ensemble": members, "tta": tta, "runtime": detector.runtime}
+    trained = detector.settings.ground_resolution
+    return {
+        "ensemble": members,
+        "tta": tta,
+        "runtime": detector.runtime,
+        "ground_resolution": None if trained is None else list(trained),
+    }
 
 
 def _render_scores(console: Console, scores: dict[str, Any]) -> None:
@@ -723,6 +747,7 @@ def predict(
     threshold: Threshold = None,
     tile: Tile = None,
     overlap: Overlap = None,
+    resolution: Resolution = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
@@ -751,7 +776,7 @@ def predict(
         detector = load(
             model, runtime=runtime, precision=precision, ensemble=ensemble or (), test_time_augmentation=tta is not None
         )
-    options = {"threshold": threshold, "tile": tile, "overlap": overlap}
+    options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
     try:
         detector.check_options(**options)  # type: ignore[arg-type]
     except ValueError as error:
@@ -774,6 +799,8 @@ def predict(
     pairs = [pair for pair in data.pairs if pair.name not in folder.done]
     if folder.done:
         screen.say(f"done already: {len(folder.done)}, left: {len(pairs)}")
+    if pairs:
+        _say_resolution(screen, detector, pairs[0], resolution)
     failed: dict[str, str] = {}
     for fault in data.faults:
         failed[fault.path.stem] = "; ".join(filter(None, (failed.get(fault.path.stem), str(fault))))
@@ -826,6 +853,22 @@ def predict(
     screen.result(summary, render)
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _say_resolution(screen: _Screen, detector: "Detector", pair: "Pair", resolution: float | None) -> None:
+    """What a run does about the ground resolution of its images, of which this pair is the first."""
+    from data_pipelines.decoding import read_info
+    from data_pipelines.layouts import DataError
+    from segdiff.ground_resolution import own_resolution, resolution_line, target_resolution
+
+    try:
+        own = own_resolution(read_info(pair.after).grid, resolution)
+    except DataError:  # a fault of this pair alone, told where it is predicted
+        return
+    trained = detector.settings.ground_resolution
+    line = resolution_line(own, trained, target_resolution(own, trained))
+    if line is not None:
+        screen.say(line)
 
 
 @app.command(rich_help_panel="Prediction")

@@ -29,6 +29,7 @@ class DataRoot(_Section):
 
     path: Annotated[str, BeforeValidator(_expand_home)] = Field(description="folder or CSV file of the data set")
     weight: float | None = Field(None, gt=0, description="share of the crops; default: its number of pairs")
+    ground_resolution: float | None = Field(None, gt=0, description="metres per pixel; default: that of all roots")
 
 
 class AugmentationConfig(_Section):
@@ -58,7 +59,12 @@ class DataConfig(_Section):
     """Where the pairs are and how they become crops."""
 
     root: Annotated[tuple[DataRoot, ...], BeforeValidator(_as_roots)] = Field(
-        (), description="the data set, or a list of them, each a path or {path, weight}"
+        (), description="the data set, or a list of them, each a path or {path, weight, ground_resolution}"
+    )
+    ground_resolution: float | None = Field(
+        None,
+        gt=0,
+        description="metres per pixel, see [Ground resolution](#ground-resolution); default: the rasters' own",
     )
     val_fraction: float = Field(0.1, gt=0, lt=1, description="kept for validation where the data have no val split")
     bands: int = Field(3, ge=1, le=64, description="bands of the images; grey and RGB are brought to each other")

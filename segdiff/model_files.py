@@ -31,11 +31,20 @@ class Settings:
     """Total stride of the network: tiles begin at its multiples."""
     reach: int | None = None
     """Pixels from a tile's edge up to which its padding is felt, see `measure_reach`; None: not measured."""
+    ground_resolution: tuple[float, float] | None = None
+    """The finest and the coarsest of what it was trained on, in metres per pixel; None: not known."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
         """The settings of ``dataclasses.asdict`` and JSON."""
-        return cls(**{**values, "classes": tuple(values["classes"])})
+        trained = values.get("ground_resolution")
+        return cls(
+            **{
+                **values,
+                "classes": tuple(values["classes"]),
+                "ground_resolution": None if trained is None else (float(trained[0]), float(trained[1])),
+            }
+        )
 
 
 def resolve_model(model: str | Path) -> Path:

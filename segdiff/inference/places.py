@@ -11,10 +11,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_geom
 
-WGS84_SEMI_MAJOR = 6378137.0
-"""Equatorial radius in metres."""
-
-WGS84_FLATTENING = 1 / 298.257223563
+from segdiff.ground_resolution import WGS84_FLATTENING, WGS84_SEMI_MAJOR
 
 LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 

@@ -19,8 +19,10 @@ import rasterio.vrt
 from data_pipelines.decoding import Grid, dataset_info, grid_difference, read_dataset, read_image, read_info
 from data_pipelines.layouts import DataError, Pair, match_pairs
 from data_pipelines.shards import gdal_name
+from segdiff.ground_resolution import differ, own_resolution, target_resolution
 from segdiff.inference.raster_pairs import RasterPair
 from segdiff.inference.rasters import is_raster, valid_rows
+from segdiff.inference.resampling import resample, resample_rows
 from segdiff.inference.runtimes import (
     Batch,
     Network,
@@ -90,10 +92,13 @@ class LoadedPair:
         return None if self.valid is None else self.valid[y0:y1]
 
     def tiles(self, plan: TilePlan) -> Iterator[Batch]:
-        """Before and after of every tile in row-major order."""
+        """Before and after of every tile in row-major order, of the images at the plan's size."""
+        before, after, to = self.before, self.after, (plan.height, plan.width)
+        if to != (self.height, self.width):
+            before, after = resample(before, to), resample(after, to)
         size = (plan.tile_height, plan.tile_width)
         for _, _, y, x in plan.windows():
-            yield read_tile(self.before, y, x, *size), read_tile(self.after, y, x, *size)
+            yield read_tile(before, y, x, *size), read_tile(after, y, x, *size)
 
 
 Rows = Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray | None]]
@@ -113,9 +118,10 @@ class _Begun:
 class Detector:
     """A change detector ready to predict; see ``load``.
 
-    Several networks predict together: the mean of their probabilities counts, and the classes, threshold and tiles of
-    the first. With ``test_time_augmentation`` each sees every tile in its eight turns and mirror images. Raises
-    ModelError on networks that do not take the same images or tell the same classes.
+    Several networks predict together: the mean of their probabilities counts, and the classes, threshold, tiles and
+    ground resolution of the first. With ``test_time_augmentation`` each sees every tile in its eight turns and mirror
+    images. Raises ModelError on networks that do not take the same images or tell the same classes, or were trained at
+    ground resolutions that differ by more than a quarter.
     """
 
     def __init__(self, *networks: Network, test_time_augmentation: bool = False):
@@ -124,6 +130,12 @@ class Detector:
             if (other.bands, other.settings.classes) != (first.bands, first.settings.classes):
                 raise ModelError(
                     f"{other.path}: takes {_takes(other)}, {first.path} {_takes(first)}: they cannot predict together"
+                )
+            one, two = first.settings.ground_resolution, other.settings.ground_resolution
+            if one and two and any(differ(*ends) for ends in zip(one, two, strict=True)):
+                raise ModelError(
+                    f"{other.path}: was trained at {_trained(two)} m a pixel, {first.path} at {_trained(one)}: they "
+                    "cannot predict together"
                 )
         self.path = first.path
         reaches = [network.settings.reach for network in networks]
@@ -147,15 +159,24 @@ class Detector:
         threshold: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        resolution: float | None = None,
     ) -> Prediction:
         """The change from ``before`` to ``after``, each a uint8 array H x W x C or H x W, a path or a rasterio dataset.
 
         The model's own threshold, tile and overlap hold where none is given. Images of any size are cut into
-        overlapping tiles whose probabilities are blended. Raises DataError on images that the model cannot take or that
-        differ in size, ValueError on a threshold, tile or overlap out of range.
+        overlapping tiles whose probabilities are blended. ``resolution`` is the metres per pixel of images that are
+        not georeferenced: where theirs differ by more than a quarter from those of the model, they are resampled on the
+        way in, and mask and probabilities are back on their own grid. Raises DataError on images that the model cannot
+        take or that differ in size, or whose georeference says another resolution, ValueError on a threshold, tile,
+        overlap or resolution out of range.
         """
         return self.predict_loaded(
-            self.read(before, after), threshold=threshold, tile=tile, overlap=overlap, name=_name_of(after)
+            self.read(before, after),
+            threshold=threshold,
+            tile=tile,
+            overlap=overlap,
+            resolution=resolution,
+            name=_name_of(after),
         )
 
     def read(self, before: Any, after: Any) -> LoadedPair:
@@ -183,10 +204,12 @@ class Detector:
         threshold: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        resolution: float | None = None,
         name: str = "",
     ) -> Prediction:
         """``predict`` on images that have been read already."""
-        for _, rows in self.predict_stream([pair], threshold=threshold, tile=tile, overlap=overlap):
+        options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
+        for _, rows in self.predict_stream([pair], **options):  # type: ignore[arg-type]
             assert rows is not None
             prediction = _whole(pair, rows, name)
         return prediction
@@ -198,6 +221,7 @@ class Detector:
         threshold: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        resolution: float | None = None,
     ) -> Iterator[tuple[Any, Rows | None]]:
         """``predict`` on one LoadedPair or RasterPair after the other: each with its rows.
 
@@ -205,14 +229,14 @@ class Detector:
         Whatever else is among the pairs comes back in its turn, with None. The tiles of several pairs are computed at
         once, so that some pairs are taken before the first result.
         """
-        self.check_options(threshold=threshold, tile=tile, overlap=overlap)
+        self.check_options(threshold=threshold, tile=tile, overlap=overlap, resolution=resolution)
         threshold = self.settings.threshold if threshold is None else threshold
         begun: deque[_Begun] = deque()
 
         def tiles() -> Iterator[Batch]:
             for pair in pairs:
                 readable = isinstance(pair, LoadedPair | RasterPair)
-                now = _Begun(pair, self.plan(pair, tile, overlap) if readable else None)
+                now = _Begun(pair, self.plan(pair, tile, overlap, resolution) if readable else None)
                 begun.append(now)
                 if now.plan is None:
                     continue
@@ -249,7 +273,7 @@ class Detector:
                 continue
             mine = own(now, now.plan)
             blended = blend_rows(now.plan, mine, margin=self._margin(now.plan.overlap))
-            yield now.pair, _decided(now.pair, blended, threshold)
+            yield now.pair, _decided(now.pair, _on_own_grid(now.pair, now.plan, blended), threshold)
             if now.taken < now.plan.count:  # the consumer has left some
                 with suppress(DataError, OSError):
                     deque(mine, maxlen=0)
@@ -263,8 +287,12 @@ class Detector:
         reach = self.settings.reach
         return reach if reach is not None and 2 * reach <= overlap else overlap * 3 // 8
 
-    def check_options(self, *, threshold: float | None, tile: int | None, overlap: int | None) -> None:
+    def check_options(
+        self, *, threshold: float | None, tile: int | None, overlap: int | None, resolution: float | None = None
+    ) -> None:
         """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
+        if resolution is not None and not 0 < resolution < math.inf:
+            raise ValueError(f"resolution is {resolution}, it must be above 0: metres per pixel")
         if threshold is not None and not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}, it must lie above 0 and below 1")
         tile = self.settings.tile if tile is None else tile
@@ -274,11 +302,28 @@ class Detector:
             if tile != fixed:
                 raise ValueError(f"tile is {tile}, and {path.parent} was exported for tiles of {fixed} alone")
 
-    def plan(self, pair: LoadedPair | RasterPair, tile: int | None = None, overlap: int | None = None) -> TilePlan:
-        """Where the tiles of a pair lie."""
+    def working_size(self, pair: LoadedPair | RasterPair, resolution: float | None = None) -> tuple[int, int]:
+        """Height and width that a pair has where its pixels are as large as those that the model was trained on.
+
+        Its own where they differ by a quarter at most, or one of the two is not known. Raises DataError where the
+        pair's georeference contradicts the ``resolution`` given.
+        """
+        own = own_resolution(pair.grid, resolution)
+        target = target_resolution(own, self.settings.ground_resolution)
+        if own is None or target is None:
+            return pair.height, pair.width
+        return max(round(pair.height * own[1] / target), 1), max(round(pair.width * own[0] / target), 1)
+
+    def plan(
+        self,
+        pair: LoadedPair | RasterPair,
+        tile: int | None = None,
+        overlap: int | None = None,
+        resolution: float | None = None,
+    ) -> TilePlan:
+        """Where the tiles of a pair lie, at its ``working_size``."""
         return plan_tiles(
-            pair.height,
-            pair.width,
+            *self.working_size(pair, resolution),
             tile=self.settings.tile if tile is None else tile,
             overlap=self.settings.overlap if overlap is None else overlap,
             stride=self.settings.stride,
@@ -289,6 +334,10 @@ class Detector:
 def _takes(network: Network) -> str:
     before, after = network.bands
     return f"{before} and {after} bands and tells {', '.join(network.settings.classes)}"
+
+
+def _trained(resolution: tuple[float, float]) -> str:
+    return " to ".join(f"{end:g}" for end in dict.fromkeys(resolution))
 
 
 def _batches(tiles: Iterable[Batch]) -> Iterator[Batch]:
@@ -303,6 +352,20 @@ def _batches(tiles: Iterable[Batch]) -> Iterator[Batch]:
         held.append(tile)
     if held:
         yield np.stack([before for before, _ in held]), np.stack([after for _, after in held])
+
+
+def _on_own_grid(
+    pair: LoadedPair | RasterPair, plan: TilePlan, blended: Iterator[tuple[int, np.ndarray]]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The probabilities at the size of the pair's images, whatever that of the plan."""
+    planned, own = (plan.height, plan.width), (pair.height, pair.width)
+    if planned == own:
+        yield from blended
+        return
+    y = 0
+    for rows in resample_rows((slab for _, slab in blended), planned, own):
+        yield y, rows
+        y += len(rows)
 
 
 def _decided(pair: LoadedPair | RasterPair, blended: Iterator[tuple[int, np.ndarray]], threshold: float) -> Rows:
@@ -349,16 +412,23 @@ def load(
 
 
 def predict_folder(
-    detector: Detector, before: str | Path, after: str | Path, *, threshold: float | None = None
+    detector: Detector,
+    before: str | Path,
+    after: str | Path,
+    *,
+    threshold: float | None = None,
+    resolution: float | None = None,
 ) -> Iterator[Prediction]:
     """Predictions of two folders of images, paired by stem, or of two files, one after the other.
+
+    ``threshold`` and ``resolution`` are those of ``Detector.predict``.
 
     Raises DataError before the first result where an image has no partner, and at the pair that cannot be read.
     """
     data = match_pairs(Path(before), Path(after))
     if data.faults:
         raise DataError("; ".join(str(fault) for fault in data.faults))
-    for result in predict_pairs(detector, data.pairs, threshold=threshold):
+    for result in predict_pairs(detector, data.pairs, threshold=threshold, resolution=resolution):
         if isinstance(result, FailedPair):
             raise DataError(result.error)
         yield result.prediction
@@ -416,8 +486,17 @@ def _predict(
     def read(pair: Pair) -> LoadedPair | RasterPair | FailedPair:
         try:
             if stream_rasters and is_raster(pair.before) and is_raster(pair.after):
-                return RasterPair(pair.before, pair.after, (detector.bands, detector.bands_after))
-            return detector.read(pair.before, pair.after)
+                source: LoadedPair | RasterPair
+                source = RasterPair(pair.before, pair.after, (detector.bands, detector.bands_after))
+            else:
+                source = detector.read(pair.before, pair.after)
+            try:
+                detector.working_size(source, options.get("resolution"))
+            except DataError as error:
+                if isinstance(source, RasterPair):
+                    source.close()
+                return FailedPair(pair, f"{pair.after}: {error}")
+            return source
         except DataError as error:
             return FailedPair(pair, str(error))
         except OSError as error:

@@ -13,6 +13,7 @@ from data_pipelines.decoding import ImageInfo, dataset_info, grid_difference, op
 from data_pipelines.layouts import DataError
 from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import valid_rows
+from segdiff.inference.resampling import RowResampler
 from segdiff.inference.runtimes import Batch
 from segdiff.inference.tiling import TilePlan, read_tile
 
@@ -23,9 +24,10 @@ _BLOCK_CACHE = 256 * 2**20
 class RasterPair:
     """Two GeoTIFFs on one grid, open, from which tiles are cut row of tiles by row of tiles; to be closed when done.
 
-    ``bands`` are those of the network. Memory holds the rows of one row of tiles, the next ones that are being read,
-    and the validity of rows that have been read and not yet been asked for. Raises DataError where they cannot be
-    opened or do not lie on one grid.
+    ``bands`` are those of the network. Where the plan of the tiles is of another size than the rasters, their rows are
+    resampled to it as they are read. Memory holds the rows of one row of tiles, the next ones that are being read, and
+    the validity of rows that have been read and not yet been asked for. Raises DataError where they cannot be opened or
+    do not lie on one grid.
     """
 
     def __init__(self, before: Path, after: Path, bands: tuple[int, int]):
@@ -40,31 +42,36 @@ class RasterPair:
         self.name = after.stem
         self.grid, self.height, self.width = info.grid, info.height, info.width
         self._coming: Future | None = None
+        self._size = (self.height, self.width)
+        """Of the plan; its rows down to ``_made`` have been made, and for them the rasters' own down to ``_taken``."""
+        self._made = self._taken = 0
+        self._resamplers: list[RowResampler] = []
         self._top, self._slab = 0, self._none()
         self._previews = [Preview(self.height, self.width, "area") for _ in range(2)]
         self._valid: list[np.ndarray] = []
 
     def _none(self) -> Batch:
-        before, after = (np.empty((0, self.width, bands), np.uint8) for bands in self._bands)
+        before, after = (np.empty((0, self._size[1], bands), np.uint8) for bands in self._bands)
         return before, after
 
     def tiles(self, plan: TilePlan) -> Iterator[Batch]:
         """Before and after of every tile in row-major order; to be asked for once. Raises DataError on bad pixels."""
-        ends = [min(y + plan.tile_height, self.height) for y in plan.origins_y]
-        self._coming = self._reader.submit(self._read, 0, ends[0])
+        self._size = (plan.height, plan.width)
+        if self._size != (self.height, self.width):
+            self._resamplers = [RowResampler((self.height, self.width), self._size) for _ in range(2)]
+        self._slab = self._none()
+        ends = [min(y + plan.tile_height, plan.height) for y in plan.origins_y]
+        self._coming = self._reader.submit(self._read, ends[0])
         for row, y in enumerate(plan.origins_y):
             new, valid = self._coming.result()
-            bottom = ends[row]
             if row + 1 < len(ends):
-                self._coming = self._reader.submit(self._read, bottom, ends[row + 1])
+                self._coming = self._reader.submit(self._read, ends[row + 1])
             # what mirrors past the lower border may lie above the tile
-            top = min(y, max(2 * self.height - (y + plan.tile_height), 0))
+            top = min(y, max(2 * plan.height - (y + plan.tile_height), 0))
             kept = top - self._top
             before, after = (np.concatenate([old[kept:], rows]) for old, rows in zip(self._slab, new, strict=True))
             self._slab, self._top = (before, after), top
-            self._valid.append(valid)
-            for preview, rows in zip(self._previews, new, strict=True):
-                preview.add(rows)
+            self._valid += valid
             for x in plan.origins_x:
                 yield self._tile(before, y, x, plan), self._tile(after, y, x, plan)
 
@@ -72,14 +79,34 @@ class RasterPair:
         def window(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
             return slab[y0 - self._top : y1 - self._top, x0:x1]
 
-        return read_tile(window, y, x, plan.tile_height, plan.tile_width, size=(self.height, self.width))
+        return read_tile(window, y, x, plan.tile_height, plan.tile_width, size=self._size)
 
-    def _read(self, y0: int, y1: int) -> tuple[Batch, np.ndarray]:
+    def _read(self, end: int) -> tuple[Batch, list[np.ndarray]]:
+        """The next rows of the plan's size, down to row ``end`` or somewhat further, and the validity of those read."""
+        if not self._resamplers:
+            rows, valid = self._read_own(end)
+            self._made = end
+            return rows, [valid]
+        made, validity = [self._none()], []
+        while self._made < end:
+            rows, valid = self._read_own(min(self._taken + self._resamplers[0].step, self.height))
+            before, after = (one.add(part) for one, part in zip(self._resamplers, rows, strict=True))
+            self._made += len(before)
+            made.append((before, after))
+            validity.append(valid)
+        before, after = (np.concatenate(parts) for parts in zip(*made, strict=True))
+        return (before, after), validity
+
+    def _read_own(self, end: int) -> tuple[Batch, np.ndarray]:
+        """The rasters' own next rows down to ``end``, excluded, and their validity as ``np.packbits`` packs it."""
+        y0, self._taken = self._taken, end
         before, after = (
-            read_rows(dataset, y0, y1, bands) for dataset, bands in zip(self._datasets, self._bands, strict=True)
+            read_rows(dataset, y0, end, bands) for dataset, bands in zip(self._datasets, self._bands, strict=True)
         )
-        valid = np.logical_and(*(valid_rows(dataset, y0, y1) for dataset in self._datasets))
-        return (before, after), valid
+        for preview, rows in zip(self._previews, (before, after), strict=True):
+            preview.add(rows)
+        valid = np.logical_and(*(valid_rows(dataset, y0, end) for dataset in self._datasets))
+        return (before, after), np.packbits(valid, axis=1)
 
     def previews(self) -> Batch:
         """Both images, made small; when all tiles have been asked for."""
@@ -90,7 +117,7 @@ class RasterPair:
         """Which pixels of rows y0 to y1 (excluded) hold data in both rasters: bool; to be asked for once, in order."""
         waiting = self._valid[0] if len(self._valid) == 1 else np.concatenate(self._valid)
         self._valid = [waiting[y1 - y0 :]]
-        return waiting[: y1 - y0]
+        return np.unpackbits(waiting[: y1 - y0], axis=1, count=self.width).view(bool)
 
     def close(self) -> None:
         """Waits for what is being read, and closes both rasters."""

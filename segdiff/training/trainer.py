@@ -14,11 +14,13 @@ import keras
 import numpy as np
 
 from data_pipelines.augmentation import Augmentation
+from data_pipelines.decoding import read_info
 from data_pipelines.layouts import DataError, Pair, find_pairs
 from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, Part, training_batches, whole_image_batches
 from data_pipelines.validation import FaultyDataError, check
-from segdiff.config import OURS, Config, ConfigError, dump_config, load_config
+from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
 from segdiff.files import remove_unfinished, write_whole
+from segdiff.ground_resolution import differ, ground_resolution, mean_side
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.encoders import learning_rate_scales
@@ -45,6 +47,9 @@ from segdiff.training.metrics import ChangeScores, class_scores
 from segdiff.training.optimizers import LayerwiseAdamW, ReplicatedLossScale
 from segdiff.training.schedules import warmup_cosine
 
+_RASTERS_ASKED = 100
+"""Pairs of a data root, at most, whose rasters are asked for their ground resolution."""
+
 DrawPair = Callable[..., np.ndarray]
 """(before, after, mask, truth, classes=names) -> RGB picture, for TensorBoard."""
 
@@ -58,6 +63,8 @@ class TrainingData:
     """Indices into ``pairs``, one group a data root."""
     val: tuple[tuple[int, ...], ...]
     classes: tuple[str, ...]
+    ground_resolution: tuple[float, float] | None = None
+    """The finest and the coarsest in metres per pixel; None: not known."""
 
 
 def train(
@@ -94,7 +101,7 @@ def train(
     keras.utils.set_random_seed(seed)
 
     with distribution.scope():
-        detector = _initial_model(config, data.classes, say)
+        detector = _initial_model(config, data, say)
     precision, reason = _precision(config, detector, run if resume else None)
     (chosen,) = distribution.from_chief([np.array(POLICIES.index(precision))])
     precision = POLICIES[int(chosen)]
@@ -304,7 +311,50 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
             "train on both with data.binary: true"
         )
     classes = _classes(config, [coding.classes for coding in codings])
-    return TrainingData(tuple(pairs), tuple(train), tuple(val), classes)
+    by_root = [
+        _ground_resolution(config, root, report.data.pairs, say)
+        for root, report in zip(config.data.root, reports, strict=True)
+    ]
+    known = [resolution for resolution in by_root if resolution is not None]
+    for root, resolution in zip(config.data.root, by_root, strict=True):
+        if resolution is None and known:
+            say(f"warning: {root.path}: its metres per pixel are not known; say them with its ground_resolution")
+    resolution = (min(finest for finest, _ in known), max(coarsest for _, coarsest in known)) if known else None
+    if resolution is not None:
+        say("ground resolution " + " to ".join(f"{end:.3g}" for end in dict.fromkeys(resolution)) + " m a pixel")
+    return TrainingData(tuple(pairs), tuple(train), tuple(val), classes, resolution)
+
+
+def _ground_resolution(
+    config: Config, root: DataRoot, pairs: Sequence[Pair], say: Callable[[str], None]
+) -> tuple[float, float] | None:
+    """The finest and the coarsest of a data root: what is configured, else what its rasters say of themselves.
+
+    Raises ConfigError where the two differ by more than a quarter. Rasters whose pixels are not about square on the
+    ground have no one resolution: of them nothing is taken.
+    """
+    said = config.data.ground_resolution if root.ground_resolution is None else root.ground_resolution
+    rasters = [pair.after for pair in pairs if pair.after.suffix.lower() in (".tif", ".tiff")]
+    asked = rasters[:: max(-(-len(rasters) // _RASTERS_ASKED), 1)]
+    found = [own for path in asked if (own := ground_resolution(read_info(path).grid)) is not None]
+    if said is not None:
+        for side in map(mean_side, found):
+            if differ(side, said):
+                raise ConfigError(
+                    f"data.ground_resolution: is {said:g}, rasters of {root.path} have {side:.3g} m a pixel; leave it "
+                    "out, or mend their georeference"
+                )
+        return said, said
+    if not found:
+        return None
+    for across, down in found:
+        if differ(across, down):
+            say(
+                f"warning: {root.path}: its pixels are {across:.3g} x {down:.3g} m on the ground, not square: their "
+                "ground resolution is not stored"
+            )
+            return None
+    return min(map(mean_side, found)), max(map(mean_side, found))
 
 
 def _divide(indices: list[int], config: Config, root: Path) -> tuple[list[int], list[int]]:
@@ -349,8 +399,8 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
     )
 
 
-def _initial_model(config: Config, classes: tuple[str, ...], say: Callable[[str], None]) -> ChangeDetector:
-    outputs = 1 if len(classes) == 2 else len(classes)
+def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None]) -> ChangeDetector:
+    outputs = 1 if len(data.classes) == 2 else len(data.classes)
     try:
         model = build_change_detector(config.model, bands=config.data.bands, classes=outputs)
     except ValueError as error:  # what can only be told by building: weights that cannot be had
@@ -362,7 +412,9 @@ def _initial_model(config: Config, classes: tuple[str, ...], say: Callable[[str]
             raise ConfigError(f"inference.{key}: got {value}, it must be a multiple of the model's stride {stride}")
     if overlap >= tile:
         raise ConfigError(f"inference.overlap: got {overlap}, it must be smaller than inference.tile, {tile}")
-    model.settings = replace(model.settings, classes=classes, tile=tile, overlap=overlap)
+    model.settings = replace(
+        model.settings, classes=data.classes, tile=tile, overlap=overlap, ground_resolution=data.ground_resolution
+    )
     if config.train.init_from is not None:
         say(_start_from(model, config.train.init_from))
     return model

@@ -137,7 +137,8 @@ def test_the_configuration_chooses_the_layers(changes, kinds):
 def test_settings_survive_saving_and_keras_serialization(tmp_path):
     model = build_change_detector(config())
     assert model.settings == Settings(stride=2)
-    model.settings = Settings(classes=("none", "new roof"), threshold=0.25, tile=96, overlap=16, stride=2)
+    names, trained = ("none", "new roof"), (0.5, 1.0)
+    model.settings = Settings(names, threshold=0.25, tile=96, overlap=16, stride=2, ground_resolution=trained)
     model.save(tmp_path / "model.keras")
     copies = [
         keras.saving.load_model(tmp_path / "model.keras", compile=False),

@@ -7,6 +7,8 @@ import cv2
 import keras
 import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 
 from data_pipelines.layouts import DataError
 from data_pipelines.synthetic import write_scenes
@@ -408,7 +410,11 @@ def test_pairs_without_splits_are_divided_by_the_fraction_and_the_seed(tmp_path)
 def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
     roots = three_classes(tmp_path / "one", 3), three_classes(tmp_path / "two", 2)
     config = configured(
-        *roots, train__epochs=1, train__crops_per_epoch=4, train__loss={"cross_entropy": 1, "lovasz": 1, "focal": 1}
+        *roots,
+        train__epochs=1,
+        train__crops_per_epoch=4,
+        train__loss={"cross_entropy": 1, "lovasz": 1, "focal": 1},
+        data__ground_resolution=0.5,
     )
     metrics = quiet_train(config, tmp_path / "run")
     lists = {split: (tmp_path / "run" / "list" / f"{split}.txt").read_text().split() for split in ("train", "val")}
@@ -419,7 +425,50 @@ def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
     assert {"change_f1", "kappa", "accuracy", "precision", "recall", "iou"} <= set(metrics)
     model = load_model(tmp_path / "run")
     assert model.settings.classes == ("background", "class 1", "class 2")
+    assert model.settings.ground_resolution == (0.5, 0.5)
     assert model.output_shape[-1] == 3
+
+
+def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
+    """The images of a data set as GeoTIFFs on the equator, the pixels of one pair after the other so many metres."""
+    for part in ("A", "B"):
+        for picture, (across, down) in zip(sorted((data / part).glob("*.png")), pixels, strict=True):
+            image = cv2.imread(str(picture))
+            form = {"driver": "GTiff", "height": image.shape[0], "width": image.shape[1], "count": 3, "dtype": "uint8"}
+            transform = from_origin(500000, 0, across, down)
+            with rasterio.open(picture.with_suffix(".tif"), "w", crs="EPSG:32614", transform=transform, **form) as out:
+                out.write(np.moveaxis(image, 2, 0))
+            picture.unlink()
+    return data
+
+
+def test_the_ground_resolution_is_that_of_all_data(tmp_path):
+    plain, square = three_classes(tmp_path / "plain", 2), three_classes(tmp_path / "square", 2)
+    long = georeferenced(three_classes(tmp_path / "long", 2), (0.5, 0.9), (0.5, 0.9))
+    georeferenced(square, (0.25, 0.25), (0.3, 0.3))
+
+    def found(*roots: dict, **changes) -> tuple[tuple[float, float] | None, list[str]]:
+        said: list[str] = []
+        config = load_config(None, [*SMALL, f"data.root={json.dumps(roots)}"])
+        config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
+        return read_data(config, said.append).ground_resolution, said
+
+    one, two, three = ({"path": str(folder)} for folder in (plain, square, long))
+    assert found(one) == (None, [])
+    assert found(one, ground_resolution=0.3) == ((0.3, 0.3), ["ground resolution 0.3 m a pixel"])
+    own, said = found(two)
+    assert own == pytest.approx((0.25, 0.3), rel=1e-3)
+    assert said == ["ground resolution 0.25 to 0.3 m a pixel"]
+    assert found({**one, "ground_resolution": 1}, {**two, "ground_resolution": 0.28})[0] == (0.28, 1)
+    assert found({**one, "ground_resolution": 1}, {"path": str(plain)}, ground_resolution=0.5)[0] == (0.5, 1)
+    own, said = found(one, two)
+    assert own == pytest.approx((0.25, 0.3), rel=1e-3)
+    assert said[0] == f"warning: {plain}: its metres per pixel are not known; say them with its ground_resolution"
+    own, said = found(three)
+    assert (own, len(said)) == (None, 1)
+    assert "pixels are 0.5 x 0.9 m on the ground, not square" in said[0]
+    with pytest.raises(ConfigError, match=r"ground_resolution: is 0\.5, rasters of .*square have 0\.25 m a pixel"):
+        found(two, ground_resolution=0.5)
 
 
 # ------------------------------------------------------------------------------------------ where the weights begin
