@@ -105,23 +105,11 @@ def read_image(path: Path, bands: int | None = None) -> np.ndarray:
     return _with_bands(path, image, bands, alpha=read_info(path).alpha)
 
 
-def read_dataset(source: Any, bands: int | None = None) -> np.ndarray:
-    """`read_image` of a dataset that rasterio has open: a file of any driver, one in memory, a warped view."""
-    path, info = Path(source.name), dataset_info(source)
-    _require_uint8(path, info.dtype)
-    image = np.concatenate(list(_tiff_strips(path, source)))
-    colours = _tiff_palette(source)
-    image = image if colours is None else colours[image[..., 0]]
-    if bands is None or bands == image.shape[2]:
-        return image
-    return _with_bands(path, image, bands, alpha=info.alpha)
-
-
 def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
-    """The rows y0 to y1 (excluded) of a dataset that rasterio has open: (y1 - y0) x W x bands, as `read_dataset` does.
+    """The rows y0 to y1 (excluded) of a dataset that rasterio has open: (y1 - y0) x W x bands, as `read_image` does.
 
-    For rasters larger than memory. Alpha is dropped whatever it holds: it says which pixels are valid, and so does
-    the dataset's own mask.
+    That may be a file of any driver, one in memory or a warped view, larger than memory. Alpha is dropped whatever it
+    holds: it says which pixels are valid, and so does the dataset's own mask.
     """
     path, info = Path(source.name), dataset_info(source)
     _require_uint8(path, info.dtype)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -347,3 +347,26 @@ def whole_image_batches(
         .map(shaped, num_parallel_calls=os.cpu_count(), deterministic=True)
         .prefetch(2)
     )
+
+
+def join_tiles(
+    tiles: Iterable[np.ndarray], store: PairStore, indices: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Puts together what was made of the images of `whole_image_batches`, in their order: a mask, and the true one.
+
+    `tiles` are uint8 h x w, of the batches' size; the masks are uint8 H x W, of the size of each pair.
+    """
+    coming = iter(tiles)
+    for index in indices:
+        truth = store[index].mask
+        height, width = truth.shape
+        mask = np.empty_like(truth)
+        y = 0
+        while y < height:
+            x = 0
+            while x < width:
+                tile = next(coming)
+                mask[y : y + tile.shape[0], x : x + tile.shape[1]] = tile[: height - y, : width - x]
+                x += tile.shape[1]
+            y += tile.shape[0]
+        yield mask, truth

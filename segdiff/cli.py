@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from data_pipelines.validation import CheckReport, MaskCoding
     from segdiff.inference.object_scores import ObjectOptions
     from segdiff.inference.predictor import Detector
+    from segdiff.model_files import PostProcessing
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
@@ -74,6 +75,14 @@ Runtime = Annotated[
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the processor multiplies it.")
+]
+PostProcessed = Annotated[
+    str | None,
+    typer.Option(
+        "--post-processing",
+        metavar="STEPS",
+        help="none, or steps such as closing=2,fill_holes=64,vote,minimum_area=16; default: the model's.",
+    ),
 ]
 Ignore = Annotated[int | None, typer.Option(min=1, max=255, help="Mask value of pixels without truth.")]
 
@@ -408,6 +417,7 @@ def _train(
     screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
 ) -> dict[str, Any] | None:
     """Trains and draws the curves; None in a worker that is not the chief."""
+    from segdiff.inference.postprocessing import postprocess_mask
     from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
     from segdiff.visualization.curves import draw_curves
@@ -417,8 +427,9 @@ def _train(
     # Keras prints its progress bar on standard output
     with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
         metrics = run_training(
-            config, run, resume=resume, workers=workers, index=index, draw=draw, say=screen.say, bar=bar
-        )
+            config, run, resume=resume, workers=workers, index=index, draw=draw, post_process=postprocess_mask,
+            say=screen.say, bar=bar,
+        )  # fmt: skip
     if metrics is not None:
         draw_curves(read_history(run / "history.csv"), run / "curves.png")
     return metrics
@@ -529,6 +540,7 @@ def evaluate(
     pad: Annotated[int, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")] = 0,
     minimum_area: Annotated[int, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = 1,
     resolution: Resolution = None,
+    post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
@@ -553,8 +565,8 @@ def evaluate(
     screen = _Screen(as_json, quiet)
     scores = _evaluate(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
-        objects=options if objects else None, resolution=resolution, ensemble=ensemble or (), tta=tta,
-        runtime=runtime, precision=precision,
+        objects=options if objects else None, resolution=resolution, post_processing=post_processing,
+        ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
     )  # fmt: skip
 
     def render(console: Console) -> None:
@@ -578,6 +590,7 @@ def _evaluate(
     overwrite: bool,
     objects: "ObjectOptions | None" = None,
     resolution: float | None = None,
+    post_processing: str | None = None,
     ensemble: Sequence[str] = (),
     tta: Literal["d4"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
@@ -599,6 +612,7 @@ def _evaluate(
     run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
     if ignore is None and run is not None:
         ignore = run.data.ignore
+    steps = _post_processing(post_processing)
     resolve_model(model)  # a wrong name is said before the data are read
     report = _checked(screen, data, ignore)
     if report.faults or report.coding is None:
@@ -606,8 +620,9 @@ def _evaluate(
     chosen, pairs = split_pairs(report.data, split, model)
     with _silence("--debug" in sys.argv):
         detector = load(
-            model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None
-        )
+            model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None,
+            post_processing=steps,
+        )  # fmt: skip
     classes = detector.settings.classes
     try:
         detector.check_options(threshold=None, tile=None, overlap=None, resolution=resolution)
@@ -671,16 +686,28 @@ def _evaluate(
         "data": data,
         "split": chosen,
         "threshold": detector.settings.threshold,
+        "post_processing": asdict(detector.post_processing),
         **board.scores(),
         "failed": errors,
     }
     if object_board:
         truth_from = "boxes" if boxes else "masks"
         figures["objects"] = {**asdict(object_board.options), "truth": truth_from, **object_board.scores()}
-        if out is not None:
-            with write_whole(out / "metrics.json") as temporary:
-                temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
+    if out is not None:
+        with write_whole(out / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
     return figures
+
+
+def _post_processing(steps: str | None) -> "PostProcessing | None":
+    """What --post-processing asks for."""
+    from segdiff.config import ConfigError
+    from segdiff.inference.postprocessing import parse_post_processing
+
+    try:
+        return None if steps is None else parse_post_processing(steps)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _how(detector: "Detector", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
@@ -694,6 +721,7 @@ def _how(detector: "Detector", ensemble: Sequence[str], tta: str | None) -> dict
         "ensemble": members,
         "tta": tta,
         "runtime": detector.runtime,
+        "post_processing": asdict(detector.post_processing),
         "ground_resolution": None if trained is None else list(trained),
     }
 
@@ -748,11 +776,15 @@ def predict(
     tile: Tile = None,
     overlap: Overlap = None,
     resolution: Resolution = None,
+    post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
     tta: TestTimeAugmentation = None,
     runtime: Runtime = "auto",
     precision: Precision = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities/NAME.tif.")] = False,
+    geopackage: Annotated[
+        bool, typer.Option("--geopackage", help="Also write objects as geopackages/NAME.gpkg, in the images' CRS.")
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -772,10 +804,12 @@ def predict(
     from segdiff.visualization.pictures import write_image
 
     screen = _Screen(as_json, quiet)
+    steps = _post_processing(post_processing)
     with _silence(debug):
         detector = load(
-            model, runtime=runtime, precision=precision, ensemble=ensemble or (), test_time_augmentation=tta is not None
-        )
+            model, runtime=runtime, precision=precision, ensemble=ensemble or (),
+            test_time_augmentation=tta is not None, post_processing=steps,
+        )  # fmt: skip
     options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
     try:
         detector.check_options(**options)  # type: ignore[arg-type]
@@ -786,13 +820,14 @@ def predict(
         {
             **options,
             "probabilities": probabilities,
+            "geopackage": geopackage,
             **_how(detector, ensemble or (), tta),
         },
         {"before": str(before.resolve()), "after": str(after.resolve())},
     )
     folder = PredictionFolder(
         out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
-        probabilities=probabilities, overwrite=overwrite,
+        probabilities=probabilities, geopackage=geopackage, overwrite=overwrite,
     )  # fmt: skip
     folder.keep_current(data.pairs)
     screen.say(detector.runtime)

@@ -9,7 +9,17 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 
 class ConfigError(ValueError):
@@ -290,11 +300,32 @@ class TrainConfig(_Section):
     init_from: str | None = Field(None, description="a model to start from: its weights whole, or its encoder's")
 
 
+class PostProcessingConfig(_Section):
+    """What is done to a mask before its regions are counted, in this order; lengths and areas in pixels."""
+
+    closing: int = Field(0, ge=0, le=64, description="radius of a morphological closing")
+    fill_holes: int = Field(0, ge=0, description="area of the largest hole that is filled")
+    vote: bool = Field(False, description="each region takes the class that most of its pixels have")
+    minimum_area: int = Field(0, ge=0, description="area of the smallest region that stays")
+
+
+def _word_or_section(value: Any) -> str:
+    return "[section]" if isinstance(value, dict | BaseModel) else "[word]"
+
+
 class InferenceConfig(_Section):
     """What the model file tells prediction."""
 
     tile: int = Field(512, ge=32, le=8192, description="side of a tile, in pixels")
     overlap: int = Field(64, ge=0, le=4096, description="pixels that neighbouring tiles share")
+    post_processing: Annotated[
+        Annotated[Literal["auto", "none"], Tag("[word]")] | Annotated[PostProcessingConfig, Tag("[section]")],
+        Discriminator(_word_or_section),
+    ] = Field(
+        "auto",
+        description="of masks: auto (what raises F1 on the validation pairs), none, or a section `closing` (radius), "
+        "`fill_holes` (largest area), `vote` (one class a region), `minimum_area`, in pixels",
+    )
 
 
 class Config(_Section):
@@ -410,13 +441,18 @@ def _lies_within(item: Any, outer: Any) -> bool:
 
 def _source(item: Any, path: Path | None, overridden: list[str]) -> str:
     """Where a wrong key or value stands: in an override, or in the file."""
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(map(str, _key_parts(item)))
     by_override = any(f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.") for name in overridden)
     return "--set" if by_override or path is None else str(path)
 
 
+def _key_parts(item: Any) -> list[str | int]:
+    """The keys down to what is wrong, without the marks that pydantic adds for its own sake."""
+    return [part for part in item["loc"] if not str(part).startswith("[")]
+
+
 def _explain(item: Any) -> str:
-    location = [part for part in item["loc"] if part != "[key]"]
+    location = _key_parts(item)
     key = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
         names = _field_names(location[:-1])
@@ -429,6 +465,8 @@ def _explain(item: Any) -> str:
     if item["type"] == "literal_error":
         allowed = [part.strip().strip("'") for part in item["ctx"]["expected"].replace(" or ", ",").split(",")]
         near = difflib.get_close_matches(str(item["input"]), allowed, n=1, cutoff=0.6)
+        if item["loc"][-1] == "[word]":
+            problem += f", or a section with the keys {', '.join(_field_names(location))}"
         problem += f"; did you mean {near[0]}?" if near else ""
     if item["type"] == "model_type":
         problem = f"it is a section with the keys {', '.join(_field_names(location))}"
@@ -448,6 +486,7 @@ def _field_names(location: list[Any]) -> list[str]:
 def _section_of(annotation: Any) -> type[BaseModel] | None:
     """The section that a key holds, an optional one too; None where it holds a value."""
     kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    kinds = tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 

@@ -18,6 +18,41 @@ class ModelError(ValueError):
 
 
 @dataclass(frozen=True)
+class PostProcessing:
+    """What is done to a mask, in this order; by default nothing. Lengths and areas are in pixels.
+
+    `closing` is the radius r of a morphological closing of the change, whatever its class, by a square of (2r + 1) x
+    (2r + 1) pixels, as if the mask lay in an endless plane without change. A pixel that becomes change takes the class
+    that most of the change in the square around it has.
+
+    `fill_holes` is the area of the largest hole that is filled. A hole is background that is joined by edges and does
+    not reach the border of the mask; its area leaves out what lies within it. It takes the class that most of the edges
+    around it have.
+
+    `vote` gives every region the class that most of its pixels have. A region is change of any class that touches by
+    edges or corners.
+
+    `minimum_area` is the area of the smallest region that stays.
+
+    Of classes that are equally frequent the lower index is taken. Pixels without data count as background and stay 0,
+    in filled holes too.
+    """
+
+    closing: int = 0
+    fill_holes: int = 0
+    vote: bool = False
+    minimum_area: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("closing", "fill_holes", "minimum_area"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number of pixels, 0 or more")
+        if not isinstance(self.vote, bool):
+            raise ValueError(f"vote is {self.vote!r}: it must be true or false")
+
+
+@dataclass(frozen=True)
 class Settings:
     """What prediction needs besides the weights; it travels inside the model file."""
 
@@ -31,17 +66,20 @@ class Settings:
     """Total stride of the network: tiles begin at its multiples."""
     reach: int | None = None
     """Pixels from a tile's edge up to which its padding is felt, see `measure_reach`; None: not measured."""
+    post_processing: PostProcessing = PostProcessing()
+    """Of the mask, before it is written and its regions are counted."""
     ground_resolution: tuple[float, float] | None = None
     """The finest and the coarsest of what it was trained on, in metres per pixel; None: not known."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
-        """The settings of ``dataclasses.asdict`` and JSON."""
+        """The settings of ``dataclasses.asdict`` and JSON; an older file may lack post-processing and resolution."""
         trained = values.get("ground_resolution")
         return cls(
             **{
                 **values,
                 "classes": tuple(values["classes"]),
+                "post_processing": PostProcessing(**values.get("post_processing", {})),
                 "ground_resolution": None if trained is None else (float(trained[0]), float(trained[1])),
             }
         )

@@ -58,7 +58,7 @@ TINY = """
 data: {crop: 32}
 model: {encoder: {channels: [4, 8]}}
 train: {epochs: 2, batch: 4, crops_per_epoch: 8, precision: float32}
-inference: {tile: 32, overlap: 16}
+inference: {tile: 32, overlap: 16, post_processing: none}
 """
 
 

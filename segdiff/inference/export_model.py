@@ -17,7 +17,7 @@ from segdiff.inference.formats import FIXED_SIZE, Format
 from segdiff.inference.manifest import Manifest, digest, write_manifest
 from segdiff.inference.predictor import Detector, LoadedPair
 from segdiff.inference.runtimes import Batch, Precision, keras_network, open_network
-from segdiff.model_files import MANIFEST, resolve_model
+from segdiff.model_files import MANIFEST, PostProcessing, resolve_model
 from segdiff.models.loading import load_model
 
 COMPARED_PAIRS = 16
@@ -51,7 +51,8 @@ def export_model(
     with silence():
         network = load_model(path)
         fixed = network.settings.tile if kind in FIXED_SIZE else None
-        reference = Detector(replace(keras_network(network, path, "float32"), tile=fixed))
+        as_they_are = PostProcessing()  # the networks are compared: what becomes of a region may hang on one pixel
+        reference = Detector(replace(keras_network(network, path, "float32"), tile=fixed), post_processing=as_they_are)
     quantized = precision == "int8"
     if quantized and data is None:
         raise ValueError("int8 is calibrated on data, there are none")
@@ -62,7 +63,7 @@ def export_model(
             manifest = write_network(network, folder, kind, precision, digest(path), tiles)
             # as in prediction, but for float32, whose difference would be that of bfloat16
             computing: Precision = "float32" if kind in ("onnx", "openvino") and not quantized else "auto"
-            exported = Detector(open_network(folder / MANIFEST, precision=computing))
+            exported = Detector(open_network(folder / MANIFEST, precision=computing), post_processing=as_they_are)
         chosen = list(pairs) if quantized else spread(pairs, COMPARED_PAIRS)
         count = len(chosen) or DRAWN_PAIRS
 

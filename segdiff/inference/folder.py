@@ -65,11 +65,12 @@ class PredictionFolder:
         write_image: WriteImage,
         columns: Sequence[str] = (),
         probabilities: bool = False,
+        geopackage: bool = False,
         overwrite: bool = False,
         resume: bool = True,
     ):
         self.folder = folder
-        self.writer = PairWriter(folder, tuple(classes), draw, write_image, probabilities)
+        self.writer = PairWriter(folder, tuple(classes), draw, write_image, probabilities, geopackage)
         self._columns = (*COLUMNS, *columns)
         finished = self._open(job.describe(), overwrite)
         self.done = finished if resume else {}
@@ -106,7 +107,7 @@ class PredictionFolder:
         """Removes what a run that was killed left behind of pairs without a row."""
         if (self.folder / OBJECTS).exists():
             shutil.rmtree(self.folder / OBJECTS)
-        for name in ("masks", "overlays", "probabilities"):
+        for name in ("masks", "overlays", "probabilities", "geopackages"):
             for unfinished in (self.folder / name).glob(".*"):
                 unfinished.unlink()
 
@@ -114,7 +115,7 @@ class PredictionFolder:
         """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
         for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("masks", "overlays", "probabilities"):
+        for name in ("masks", "overlays", "probabilities", "geopackages"):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
         (self.folder / "prediction.json").unlink()

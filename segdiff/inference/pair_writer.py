@@ -14,8 +14,10 @@ from data_pipelines.decoding import Grid
 from data_pipelines.layouts import DataError, Pair
 from segdiff.files import write_whole
 from segdiff.inference.background import ahead
+from segdiff.inference.geopackage import open_geopackage
 from segdiff.inference.objects import Region, RegionTracer, feature, find_objects
-from segdiff.inference.places import find_place
+from segdiff.inference.places import Place, find_place
+from segdiff.inference.postprocessing import postprocess
 from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction
 from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import (
@@ -25,7 +27,7 @@ from segdiff.inference.rasters import (
     open_probability_writer,
     write_png_mask,
 )
-from segdiff.inference.runs import Slab, encode_slab
+from segdiff.inference.runs import Slab
 
 DrawPair = Callable[..., np.ndarray]
 """(before, after, mask, truth, classes=names) -> RGB picture."""
@@ -57,10 +59,13 @@ class PairWriter:
     draw: DrawPair
     write_image: WriteImage
     probabilities: bool = False
+    geopackage: bool = False
+    """Whether the objects of a pair also go to geopackages/NAME.gpkg, in the reference system of its images."""
 
     def make_folders(self) -> None:
         """Makes the folders that the files go to."""
-        for name in ("masks", "overlays", OBJECTS, *(["probabilities"] if self.probabilities else [])):
+        asked = {"probabilities": self.probabilities, "geopackages": self.geopackage}
+        for name in ("masks", "overlays", OBJECTS, *(name for name, wanted in asked.items() if wanted)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def add(
@@ -78,20 +83,18 @@ class PairWriter:
         """
         name, mask = pair.name, prediction.mask
         grid = prediction.grid
-        place: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
-        try:
-            regions = find_objects(mask, prediction.change_probability, **place)
-        except ValueError as error:
-            raise DataError(f"{pair.after}: {error}") from error
-        with self._open_features(name) as write:
+        place = _place(pair, grid)
+        on_ground: dict[str, Any] = {} if grid is None else {"transform": grid.transform, "crs": grid.crs}
+        regions = find_objects(mask, prediction.change_probability, **on_ground)
+        with self._open_features(name, place) as write:
             write(regions)
         self._write_masks(pair, prediction)
         picture = self.draw(images.before, images.after, mask, truth, classes=self.classes)
         self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
         counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
         changed = int(np.count_nonzero(mask))
-        unit = regions[0].area_unit if regions else ("px" if grid is None or not grid.crs else "m2")
         area = sum(region.area for region in regions)
+        unit = "px" if place is None else "m2"
         return self._written(name, changed, counted, len(regions), area, unit, seconds, **(scores or {}))
 
     def add_raster(self, result: PredictedRaster, progress: Callable[[int, int], None]) -> WrittenPair:
@@ -103,17 +106,14 @@ class PairWriter:
         began = time.perf_counter()
         pair, images = result.pair, result.images
         name, grid, size = pair.name, images.grid, {"width": images.width, "height": images.height}
-        try:
-            place = None if grid is None else find_place(grid.transform, grid.crs)
-        except ValueError as error:
-            raise DataError(f"{pair.after}: {error}") from error
+        place = _place(pair, grid)
         tracer, small = RegionTracer(place), Preview(images.height, images.width, "largest")
         changed = counted = objects = 0
         area = 0.0
         with ExitStack() as stack:
             masks = stack.enter_context(open_mask_writer(self.folder / "masks" / f"{name}.tif", grid=grid, **size))
             probabilities = stack.enter_context(self._probability_writer(name, grid, **size))
-            write = stack.enter_context(self._open_features(name))
+            write = stack.enter_context(self._open_features(name, place))
 
             def counting(regions: Iterable[Region]) -> Iterator[Region]:
                 nonlocal objects, area
@@ -121,15 +121,25 @@ class PairWriter:
                     objects, area = objects + 1, area + region.area
                     yield region
 
-            for y, mask, probability, valid in stack.enter_context(ahead(result.rows, 2)):
-                masks.write_rows(y, mask * np.uint8(255) if len(self.classes) == 2 else mask, valid)
-                if probabilities is not None:
-                    probabilities.write_rows(y, probability, valid)
-                write(counting(tracer.add(encode_slab(Slab(y, mask, probability, valid)))))
+            coming = stack.enter_context(ahead(result.rows, 2))
+
+            def slabs() -> Iterator[Slab]:
+                nonlocal counted
+                for y, mask, probability, valid in coming:
+                    if probabilities is not None:
+                        probabilities.write_rows(y, probability, valid)
+                    counted += mask.size if valid is None else int(np.count_nonzero(valid))
+                    yield Slab(y, mask, probability, valid)
+                    progress(y + len(mask), images.height)
+
+            # where something is done to the mask, all slabs are drawn before its first rows come
+            steps = result.post_processing
+            for runs in postprocess(slabs(), steps, classes=len(self.classes), workdir=self.folder):
+                mask = runs.mask()
+                masks.write_rows(runs.y, mask * np.uint8(255) if len(self.classes) == 2 else mask, runs.valid_rows())
+                write(counting(tracer.add(runs)))
                 small.add(mask)
                 changed += int(np.count_nonzero(mask))
-                counted += mask.size if valid is None else int(np.count_nonzero(valid))
-                progress(y + len(mask), images.height)
             write(counting(tracer.finish()))
         picture = self.draw(*images.previews(), small.image(), None, classes=self.classes)
         self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
@@ -166,14 +176,22 @@ class PairWriter:
         return self.folder / OBJECTS / f"{name}.jsonl"
 
     @contextmanager
-    def _open_features(self, name: str) -> Iterator[Callable[[Iterable[Region]], None]]:
-        """Gives the function that writes regions of a pair."""
-        with write_whole(self._features(name)) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    def _open_features(self, name: str, place: Place | None) -> Iterator[Callable[[Iterable[Region]], None]]:
+        """Gives the function that writes regions of a pair that lies at `place`."""
+        with ExitStack() as stack:
+            temporary = stack.enter_context(write_whole(self._features(name)))
+            stream = stack.enter_context(temporary.open("w", encoding="utf-8"))
+            add = None
+            if self.geopackage:
+                package = stack.enter_context(open_geopackage(self.folder / "geopackages" / f"{name}.gpkg"))
+                add = package.layer(place)
 
             def write(regions: Iterable[Region]) -> None:
                 for region in regions:
-                    item = feature(region, pair=name, class_name=self.classes[region.class_index])
-                    stream.write(json.dumps(item) + "\n")
+                    class_name = self.classes[region.class_index]
+                    stream.write(json.dumps(feature(region, pair=name, class_name=class_name)) + "\n")
+                    if add is not None:
+                        add(region, pair=name, class_name=class_name)
 
             yield write
 
@@ -204,3 +222,11 @@ class PairWriter:
         path = self.folder / "probabilities" / f"{name}.tif"
         with open_probability_writer(path, width=width, height=height, grid=grid, band_names=names) as writer:
             yield writer
+
+
+def _place(pair: Pair, grid: Grid | None) -> Place | None:
+    """Where the pair lies on the ground; None where it says nothing of it."""
+    try:
+        return None if grid is None else find_place(grid.transform, grid.crs)
+    except ValueError as error:
+        raise DataError(f"{pair.after}: {error}") from error

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -10,44 +10,10 @@ import cv2
 import numpy as np
 
 from segdiff.inference.runs import Components, Joined, Runs, Slab, Spans, beside, check_slabs, encode_slab, touching
+from segdiff.model_files import PostProcessing
 
 _SPOOL_MEMORY = 1 << 26
 """Bytes of runs that wait in memory for their verdict; more of them wait on disk."""
-
-
-@dataclass(frozen=True)
-class PostProcessing:
-    """What is done to a mask, in this order; by default nothing. Lengths and areas are in pixels.
-
-    `closing` is the radius r of a morphological closing of the change, whatever its class, by a square of (2r + 1) x
-    (2r + 1) pixels, as if the mask lay in an endless plane without change. A pixel that becomes change takes the class
-    that most of the change in the square around it has.
-
-    `fill_holes` is the area of the largest hole that is filled. A hole is background that is joined by edges and does
-    not reach the border of the mask; its area leaves out what lies within it. It takes the class that most of the edges
-    around it have.
-
-    `vote` gives every region the class that most of its pixels have. A region is change of any class that touches by
-    edges or corners.
-
-    `minimum_area` is the area of the smallest region that stays.
-
-    Of classes that are equally frequent the lower index is taken. Pixels without data count as background and stay 0,
-    in filled holes too.
-    """
-
-    closing: int = 0
-    fill_holes: int = 0
-    vote: bool = False
-    minimum_area: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("closing", "fill_holes", "minimum_area"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number of pixels, 0 or more")
-        if not isinstance(self.vote, bool):
-            raise ValueError(f"vote is {self.vote!r}: it must be true or false")
 
 
 def postprocess(
@@ -79,6 +45,27 @@ def postprocess_mask(
     """Post-process a whole mask, uint8 H x W, as `postprocess` does; `valid` is bool H x W. Returns a new mask."""
     rows = [runs.mask() for runs in postprocess([Slab(0, mask, valid=valid)], settings, classes=classes)]
     return np.concatenate(rows) if rows else mask.copy()
+
+
+def parse_post_processing(text: str) -> PostProcessing:
+    """The steps that a text names: "none", or such as "closing=2,fill_holes=64,vote,minimum_area=16".
+
+    Raises ValueError, in one line, on anything else.
+    """
+    steps: dict[str, int] = {}
+    vote = False
+    for item in [] if text == "none" else text.split(","):
+        name, _, value = item.strip().partition("=")
+        if item.strip() == "vote":
+            vote = True
+        elif name in ("closing", "fill_holes", "minimum_area") and value.isdecimal():
+            steps[name] = int(value)
+        else:
+            raise ValueError(
+                f"post-processing {text!r}: {item.strip()!r} is no step; allowed are none, or closing=N, fill_holes=N, "
+                "vote and minimum_area=N (whole pixels), with commas between them"
+            )
+    return PostProcessing(vote=vote, **steps)
 
 
 def _check_classes(runs: Runs, classes: int) -> Runs:

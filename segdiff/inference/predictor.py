@@ -16,10 +16,11 @@ import rasterio
 import rasterio.io
 import rasterio.vrt
 
-from data_pipelines.decoding import Grid, dataset_info, grid_difference, read_dataset, read_image, read_info
+from data_pipelines.decoding import Grid, dataset_info, grid_difference, open_tiff, read_image, read_info, read_rows
 from data_pipelines.layouts import DataError, Pair, match_pairs
 from data_pipelines.shards import gdal_name
 from segdiff.ground_resolution import differ, own_resolution, target_resolution
+from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.raster_pairs import RasterPair
 from segdiff.inference.rasters import is_raster, valid_rows
 from segdiff.inference.resampling import resample, resample_rows
@@ -33,7 +34,7 @@ from segdiff.inference.runtimes import (
     open_network,
 )
 from segdiff.inference.tiling import TilePlan, blend_rows, plan_tiles, read_tile
-from segdiff.model_files import ModelError
+from segdiff.model_files import ModelError, PostProcessing
 
 _BATCH_PIXELS = 8 * 256 * 256
 """Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
@@ -50,7 +51,7 @@ class Prediction:
     """What a model says of one pair, on the grid of its images."""
 
     mask: np.ndarray
-    """uint8 H x W: 0 and 1, or class indices; 0 where a raster has no data."""
+    """uint8 H x W, post-processed: 0 and 1, or class indices; 0 where a raster has no data."""
     probability: np.ndarray
     """float32 H x W of change, or H x W x K of the classes, 0..1."""
     name: str = ""
@@ -120,11 +121,14 @@ class Detector:
 
     Several networks predict together: the mean of their probabilities counts, and the classes, threshold, tiles and
     ground resolution of the first. With ``test_time_augmentation`` each sees every tile in its eight turns and mirror
-    images. Raises ModelError on networks that do not take the same images or tell the same classes, or were trained at
+    images. Masks are post-processed as the first network's model says, or as ``post_processing`` does. Raises
+    ModelError on networks that do not take the same images or tell the same classes, or were trained at
     ground resolutions that differ by more than a quarter.
     """
 
-    def __init__(self, *networks: Network, test_time_augmentation: bool = False):
+    def __init__(
+        self, *networks: Network, test_time_augmentation: bool = False, post_processing: PostProcessing | None = None
+    ):
         first = networks[0]
         for other in networks[1:]:
             if (other.bands, other.settings.classes) != (first.bands, first.settings.classes):
@@ -146,6 +150,7 @@ class Detector:
         )
         self.bands, self.bands_after = first.bands
         self.runtime = first.runtime
+        self.post_processing = first.settings.post_processing if post_processing is None else post_processing
         self._tiles = {network.path: network.tile for network in networks if network.tile}
         """Networks that take tiles of one size only, and which."""
         together = mean_of([network.run for network in networks])
@@ -211,7 +216,7 @@ class Detector:
         options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
         for _, rows in self.predict_stream([pair], **options):  # type: ignore[arg-type]
             assert rows is not None
-            prediction = _whole(pair, rows, name)
+            prediction = self.gather(pair, rows, name)
         return prediction
 
     def predict_stream(
@@ -286,6 +291,15 @@ class Detector:
         """
         reach = self.settings.reach
         return reach if reach is not None and 2 * reach <= overlap else overlap * 3 // 8
+
+    def gather(self, pair: LoadedPair, rows: Rows, name: str = "") -> Prediction:
+        """The rows of a pair together, the mask post-processed."""
+        masks, probabilities = zip(*((mask, probability) for _, mask, probability, _ in rows), strict=True)
+        mask = np.concatenate(masks)
+        if self.post_processing != PostProcessing():
+            classes = len(self.settings.classes)
+            mask = postprocess_mask(mask, self.post_processing, classes=classes, valid=pair.valid)
+        return Prediction(mask, np.concatenate(probabilities), name=name, grid=pair.grid, valid=pair.valid)
 
     def check_options(
         self, *, threshold: float | None, tile: int | None, overlap: int | None, resolution: float | None = None
@@ -384,12 +398,6 @@ def _decided(pair: LoadedPair | RasterPair, blended: Iterator[tuple[int, np.ndar
         yield y, mask, probability, valid
 
 
-def _whole(pair: LoadedPair, rows: Rows, name: str) -> Prediction:
-    """All rows together."""
-    masks, probabilities = zip(*((mask, probability) for _, mask, probability, _ in rows), strict=True)
-    return Prediction(np.concatenate(masks), np.concatenate(probabilities), name=name, grid=pair.grid, valid=pair.valid)
-
-
 def load(
     model: str | Path,
     *,
@@ -397,6 +405,7 @@ def load(
     precision: Precision = "auto",
     ensemble: Sequence[str | Path] = (),
     test_time_augmentation: bool = False,
+    post_processing: PostProcessing | None = None,
 ) -> Detector:
     """The detector that MODEL stands for: a shipped name, a .keras file, a run folder or an exported folder.
 
@@ -404,11 +413,14 @@ def load(
         result = detector.predict("before.png", "after.png")
         result.mask, result.probability
 
-    ``runtime`` and ``precision`` are those of ``open_network``. The models of ``ensemble`` predict with it. Raises
+    ``runtime`` and ``precision`` are those of ``open_network``. The models of ``ensemble`` predict with it. Masks are
+    post-processed as the model says, or as ``post_processing`` does: ``PostProcessing()`` leaves them alone. Raises
     ModelError where there is none, or none that can be trusted.
     """
     networks = [open_network(one, runtime, precision) for one in (model, *ensemble)]
-    return Detector(*networks, test_time_augmentation=test_time_augmentation)
+    return Detector(
+        *networks, test_time_augmentation=test_time_augmentation, post_processing=post_processing
+    )  # fmt: skip
 
 
 def predict_folder(
@@ -451,6 +463,8 @@ class PredictedRaster:
     pair: Pair
     images: RasterPair
     rows: Rows
+    """As the network says; their mask is still to be post-processed."""
+    post_processing: PostProcessing
 
 
 @dataclass(frozen=True)
@@ -520,18 +534,21 @@ def _predict(
             yield source
         elif isinstance(source, RasterPair):
             with closing(source):
-                yield PredictedRaster(pair, source, rows)
+                yield PredictedRaster(pair, source, rows, detector.post_processing)
         else:
-            prediction = _whole(source, rows, pair.name)
+            prediction = detector.gather(source, rows, pair.name)
             yield PredictedPair(pair, source, prediction, time.perf_counter() - began)
         began = time.perf_counter()
 
 
 def _image(source: Any, label: str, bands: int) -> np.ndarray:
+    if _is_path(source) and is_raster(Path(source)):
+        with open_tiff(Path(source)) as dataset:
+            return read_rows(dataset, 0, dataset.height, bands)
     if _is_path(source):
         return read_image(Path(source), bands)
     if isinstance(source, _DATASETS):
-        return read_dataset(source, bands)
+        return read_rows(source, 0, source.height, bands)
     image = np.asarray(source)
     image = image[..., None] if image.ndim == 2 else image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != bands:

@@ -4,9 +4,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -16,11 +16,20 @@ import numpy as np
 from data_pipelines.augmentation import Augmentation
 from data_pipelines.decoding import read_info
 from data_pipelines.layouts import DataError, Pair, find_pairs
-from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, Part, training_batches, whole_image_batches
+from data_pipelines.pipeline import (
+    CropPlan,
+    LabelledPair,
+    PairStore,
+    Part,
+    join_tiles,
+    training_batches,
+    whole_image_batches,
+)
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
 from segdiff.files import remove_unfinished, write_whole
 from segdiff.ground_resolution import differ, ground_resolution, mean_side
+from segdiff.model_files import PostProcessing
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.encoders import learning_rate_scales
@@ -43,8 +52,9 @@ from segdiff.training.distribution import Distribution, open_distribution
 from segdiff.training.failures import disk_explained, memory_explained
 from segdiff.training.interruption import HeldSignals, hold_signals
 from segdiff.training.losses import ChangeLoss
-from segdiff.training.metrics import ChangeScores, class_scores
+from segdiff.training.metrics import ChangeScores, change_of, class_scores, confusion_scores
 from segdiff.training.optimizers import LayerwiseAdamW, ReplicatedLossScale
+from segdiff.training.post_processing import PostProcess, Trials, choose_post_processing, keep_trials
 from segdiff.training.schedules import warmup_cosine
 
 _RASTERS_ASKED = 100
@@ -75,14 +85,16 @@ def train(
     workers: Sequence[str] = (),
     index: int | None = None,
     draw: DrawPair,
+    post_process: PostProcess,
     say: Callable[[str], None],
     bar: bool,
 ) -> dict[str, object] | None:
     """Trains into the run folder and returns what is in its metrics.json; None in a worker that is not the chief.
 
     ``workers`` are the addresses of all processes of the training and ``index`` says which this one is; only the first,
-    the chief, writes and speaks. ``draw`` makes the pictures for TensorBoard, ``say`` takes lines for a person; ``bar``
-    shows Keras' progress bar instead of a line an epoch. Raises ConfigError on a run folder that may not be used and on
+    the chief, writes and speaks. ``draw`` makes the pictures for TensorBoard, ``post_process`` does to a mask what
+    prediction will do to it, ``say`` takes lines for a person; ``bar`` shows Keras' progress bar instead of a line an
+    epoch. Raises ConfigError on a run folder that may not be used and on
     a configuration that does not fit the data, FaultyDataError on data with faults, TrainingError on a run that cannot
     go on.
     """
@@ -216,7 +228,14 @@ def train(
         )
     # by the chief alone, on every pixel
     with disk_explained(run):
-        return _conclude(run, config, data, best, rows, validation(Part()), precision) if chief else None
+        if not chief:
+            return None
+
+        def trials(masks: Iterator[np.ndarray]) -> AbstractContextManager[Trials]:
+            pairs = join_tiles(masks, store, val_indices)
+            return keep_trials(pairs, classes=len(data.classes), post_process=post_process, workdir=run)
+
+        return _conclude(run, config, data, best, rows, validation(Part()), trials, precision, say)
 
 
 def _precision(config: Config, detector: ChangeDetector, run: Path | None) -> tuple[str, str]:
@@ -545,27 +564,62 @@ def _conclude(
     best: KeepBest,
     rows: list[dict[str, float]],
     val_batches,
+    trials: Callable[[Iterator[np.ndarray]], AbstractContextManager[Trials]],
     precision: str,
+    say: Callable[[str], None],
 ) -> dict[str, object]:
-    """Chooses the threshold of the best model on the validation pairs, stores it in the model, writes the metrics."""
+    """Chooses threshold and post-processing of the best model on the validation pairs, and writes model and metrics."""
     model = load_model(run / "model.keras")
     counts = ChangeScores(len(data.classes))
     fast = with_precision(model, precision)
     fast.compile(loss=ChangeLoss(config.train.loss), metrics=[counts], jit_compile=False)
     fast.evaluate(val_batches, verbose=0)
-    scores = {name: float(value) for name, value in counts.result().items()}
-    model.settings = replace(model.settings, threshold=scores["threshold"])
+    threshold = float(counts.result()["threshold"])
+    confusion = plain = counts.at(threshold)
+    wanted = config.inference.post_processing
+    post_processing = PostProcessing() if isinstance(wanted, str) else PostProcessing(**wanted.model_dump())
+    chosen = "epoch and threshold"
+    if wanted == "auto" or post_processing != PostProcessing():
+        with trials(_masks(fast, val_batches, threshold)) as tried:
+            plain = tried.plain
+            if wanted == "auto":
+                chosen = "epoch, threshold and post-processing"
+                post_processing, confusion = choose_post_processing(tried)
+            else:
+                (confusion,) = tried.confusions([post_processing])
+    with_and_without = [
+        {name: float(value) for name, value in confusion_scores(matrix).items()} for matrix in (confusion, plain)
+    ]
+    say(_describe(post_processing, *(scores["f1"] for scores in with_and_without)))
+    model.settings = replace(model.settings, threshold=threshold, post_processing=post_processing)
     save_detector(model, run / "model.keras")
     result = {
         "split": "val",
         "pairs": sum(map(len, data.val)),
         "best_epoch": best.best_epoch,
         "epochs": len(rows),
-        "chosen_on": "epoch and threshold were chosen on these pairs",
+        "chosen_on": f"{chosen} were chosen on these pairs",
         "seconds": round(sum(row["seconds"] for row in rows), 1),
-        **scores,
-        "classes": class_scores(counts.at(scores["threshold"]), data.classes),
-        "confusion": counts.at(scores["threshold"]).tolist(),
+        **with_and_without[0],
+        "threshold": threshold,
+        "post_processing": asdict(post_processing),
+        "without_post_processing": with_and_without[1],
+        "classes": class_scores(confusion, data.classes),
+        "confusion": confusion.tolist(),
     }
     _write_text(run / "metrics.json", json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _masks(model: keras.Model, batches, threshold: float) -> Iterator[np.ndarray]:
+    """The mask of every image of the batches, uint8 h x w of class indices."""
+    for images, _ in batches:
+        probability, kind = map(keras.ops.convert_to_numpy, change_of(model.predict_on_batch(images), True))
+        yield from np.where(probability >= threshold, kind + 1, 0).astype(np.uint8)
+
+
+def _describe(post_processing: PostProcessing, f1: float, without: float) -> str:
+    steps = [f"{name} {value}" for name, value in asdict(post_processing).items() if value]
+    if not steps:
+        return "post-processing: none"
+    return f"post-processing: {', '.join(steps)}; F1 on the validation pairs {without:.4f} -> {f1:.4f}"

@@ -23,8 +23,9 @@ from rasterio.transform import from_origin
 from segdiff.inference.geopackage import open_geopackage
 from segdiff.inference.objects import RegionTracer, feature, open_geojson
 from segdiff.inference.places import find_place
-from segdiff.inference.postprocessing import PostProcessing, postprocess
+from segdiff.inference.postprocessing import postprocess
 from segdiff.inference.runs import Slab
+from segdiff.model_files import PostProcessing
 
 EVERYTHING = PostProcessing(closing=2, fill_holes=50, vote=True, minimum_area=20)
 CASES = {

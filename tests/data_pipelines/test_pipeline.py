@@ -22,6 +22,7 @@ from data_pipelines.pipeline import (
     LabelledPair,
     PairStore,
     Part,
+    join_tiles,
     training_batches,
     whole_image_batches,
 )
@@ -452,6 +453,15 @@ def test_whole_images_hold_every_pixel_exactly_once(tmp_path, shapes, largest, s
             assert truth == index % 4
             seen[int(number), index] += 1
     expected = {(number, index) for number, (h, w) in enumerate(shapes) for index in range(h * w)}
+    batches = whole_image_batches(
+        store_of(pairs), range(len(pairs)), multiple=8, batch_pixels=3000, largest=largest
+    )  # fmt: skip
+    tiles = (image for (before, _), _ in batches for image in before.numpy()[..., 0])
+    joined = list(join_tiles(tiles, store_of(pairs), range(len(pairs))))
+    for (whole, truth), (height, width) in zip(joined, shapes, strict=True):
+        count = np.arange(height * width).reshape(height, width)
+        np.testing.assert_array_equal(whole, count % 256)
+        np.testing.assert_array_equal(truth, count % 4)
     assert set(seen) == expected
     assert set(seen.values()) == {1}
 

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from segdiff.inference.postprocessing import PostProcessing
 from segdiff.inference.runs import Slab
+from segdiff.model_files import PostProcessing
 
 EDGES = [(-1, 0), (0, -1), (0, 1), (1, 0)]
 CORNERS = [*EDGES, (-1, -1), (-1, 1), (1, -1), (1, 1)]

@@ -21,8 +21,9 @@ from shapely.geometry import shape
 from segdiff.inference import objects
 from segdiff.inference.objects import Region, RegionTracer, feature, find_objects, open_geojson
 from segdiff.inference.places import find_place
-from segdiff.inference.postprocessing import PostProcessing, postprocess
+from segdiff.inference.postprocessing import postprocess
 from segdiff.inference.runs import encode_slab
+from segdiff.model_files import PostProcessing
 from tests.inference.regions import CORNERS, EDGES, components, cuts, masks, processed, slabs
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segdiff.inference import postprocessing
-from segdiff.inference.postprocessing import PostProcessing, postprocess, postprocess_mask
+from segdiff.inference.postprocessing import parse_post_processing, postprocess, postprocess_mask
 from segdiff.inference.runs import Slab
+from segdiff.model_files import PostProcessing
 from tests.inference.regions import cuts, masks, processed, slabs
 
 kinds = st.builds(
@@ -159,6 +160,16 @@ def test_pixels_without_data_stay_empty():
 def test_wrong_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         PostProcessing(**values)
+
+
+def test_steps_are_read_from_a_text():
+    every = PostProcessing(closing=2, fill_holes=64, vote=True, minimum_area=16)
+    assert parse_post_processing("minimum_area=16, closing=2,vote,fill_holes=64") == every
+    assert parse_post_processing("none") == PostProcessing()
+    for text in ("", "closing", "closing=-1", "closing=1.5", "vote=1", "area=3", "none,vote"):
+        with pytest.raises(ValueError, match="is no step; allowed are none, or closing=N") as caught:
+            parse_post_processing(text)
+        assert "\n" not in str(caught.value)
 
 
 def test_settings_go_through_json():

@@ -15,6 +15,8 @@ from rasterio.transform import from_origin
 
 from data_pipelines.layouts import DataError, Pair, match_pairs
 from segdiff.inference.folder import Job, PredictionFolder
+from segdiff.inference.objects import find_objects
+from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.predictor import (
     Detector,
     FailedPair,
@@ -26,7 +28,7 @@ from segdiff.inference.predictor import (
 from segdiff.inference.raster_pairs import RasterPair
 from segdiff.inference.runtimes import Network
 from segdiff.inference.tiling import plan_tiles, read_tile
-from segdiff.model_files import Settings
+from segdiff.model_files import PostProcessing, Settings
 from segdiff.visualization.overlays import overlay
 from segdiff.visualization.pictures import write_image
 
@@ -118,17 +120,24 @@ def predict_into(out: Path, one: Detector, pairs: list[Pair], **options) -> dict
     return rows
 
 
-@pytest.mark.parametrize("classes", [1, 3])
-def test_a_streamed_raster_leaves_what_one_in_memory_does(tmp_path, classes):
+EVERYTHING = PostProcessing(closing=1, fill_holes=64, vote=True, minimum_area=80)
+
+
+@pytest.mark.parametrize(("classes", "steps"), [(1, PostProcessing()), (1, EVERYTHING), (3, EVERYTHING)])
+def test_a_streamed_raster_leaves_what_one_in_memory_does(tmp_path, classes, steps):
     before, after = np.maximum(blobs(90, 71, 3), 1), np.maximum(blobs(90, 71, 4), 1)
     before[20:50, :30] = 0
     after[:10, 60:] = 0
     pair = pair_of(tmp_path, before, after, nodata=0)
-    one = detector(classes=classes)
+    one = detector(classes=classes, threshold=0.45, post_processing=steps)
     row = predict_into(tmp_path / "out", one, [pair])["here"]
     (whole,) = predict_pairs(one, [pair])
     assert isinstance(whole, PredictedPair)
     expected = whole.prediction
+    plain = detector(classes=classes, threshold=0.45).predict(pair.before, pair.after)
+    processed = postprocess_mask(plain.mask, steps, classes=max(classes, 2), valid=plain.valid)
+    np.testing.assert_array_equal(expected.mask, processed)
+    assert np.array_equal(processed, plain.mask) == (steps == PostProcessing())
     with rasterio.open(tmp_path / "out" / "masks" / "here.tif") as mask:
         np.testing.assert_array_equal(mask.read(1), expected.mask * (255 if classes == 1 else 1))
         assert (mask.crs, mask.transform, mask.nodata) == ("EPSG:32633", GRID["transform"], None)
@@ -145,6 +154,10 @@ def test_a_streamed_raster_leaves_what_one_in_memory_does(tmp_path, classes):
     assert len(features) == row["objects"] > 1
     assert sum(item["properties"]["area"] for item in features) == pytest.approx(int(row["changed_pixels"]) / 4)
     assert row["area_unit"] == "m2"
+    # what a region says of itself is of the pixels that it has in the end
+    regions = find_objects(expected.mask, expected.change_probability)
+    told = sorted((item["properties"]["class"], item["properties"]["score"]) for item in features)
+    assert np.ravel(told) == pytest.approx(np.ravel(sorted((r.class_index, r.score) for r in regions)), abs=1e-4)
     with Image.open(tmp_path / "out" / "overlays" / "here.jpg") as picture:
         assert picture.size[1] >= 90
 
@@ -215,4 +228,12 @@ def test_pixels_that_alpha_hides_are_no_data(tmp_path):
     valid = np.concatenate([valid for *_, valid in rows])
     assert valid[:, :20].all()
     assert not valid[:, 20:].any()
-    assert not np.concatenate([mask for _, mask, *_ in rows])[:, 20:].any()
+    mask = np.concatenate([mask for _, mask, *_ in rows])
+    assert not mask[:, 20:].any()
+    assert mask[:, :20].any()
+    in_memory = detector().predict(pair.before, pair.after)
+    with rasterio.open(pair.after) as raster:
+        opened = detector().predict(pair.before, raster)
+    for whole in (in_memory, opened):
+        np.testing.assert_array_equal(whole.mask, mask)
+        np.testing.assert_array_equal(whole.valid, valid)

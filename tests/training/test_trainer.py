@@ -14,6 +14,8 @@ from data_pipelines.layouts import DataError
 from data_pipelines.synthetic import write_scenes
 from data_pipelines.validation import FaultyDataError
 from segdiff.config import Config, ConfigError, load_config
+from segdiff.inference.postprocessing import postprocess_mask
+from segdiff.model_files import PostProcessing
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
 from segdiff.training import trainer
@@ -46,7 +48,9 @@ def configured(*roots: Path, **changes) -> Config:
 def quiet_train(config: Config, run: Path, *, resume: bool = False, draw=None, said: list[str] | None = None):
     say = (lambda line: None) if said is None else said.append
     no_picture = lambda before, after, mask, truth, classes: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
-    return train(config, run, resume=resume, draw=draw or no_picture, say=say, bar=False)
+    return train(
+        config, run, resume=resume, draw=draw or no_picture, post_process=postprocess_mask, say=say, bar=False
+    )  # fmt: skip
 
 
 def weights_of(path: Path) -> list[np.ndarray]:
@@ -126,6 +130,8 @@ def test_a_run_leaves_every_file_of_the_run_folder(scenes, unbroken):
     assert written == metrics
     assert (written["split"], written["pairs"], written["epochs"]) == ("val", 1, EPOCHS)
     assert np.sum(written["confusion"]) == 64 * 64
+    assert written["chosen_on"] == "epoch, threshold and post-processing were chosen on these pairs"
+    assert any(line.startswith("post-processing: ") for line in said)
     assert set(written["classes"]) == {"background", "change"}
     model = load_model(run)
     assert model.settings.threshold == written["threshold"]
@@ -140,7 +146,7 @@ def test_a_run_leaves_every_file_of_the_run_folder(scenes, unbroken):
     assert [float(row["epoch"]) for row in rows] == [1, 2, 3]
     best = max(rows, key=lambda row: float(row["val_f1"]))
     assert float(best["epoch"]) == written["best_epoch"]
-    assert float(best["val_f1"]) == pytest.approx(written["f1"], abs=1e-6)
+    assert float(best["val_f1"]) == pytest.approx(written["without_post_processing"]["f1"], abs=1e-6)
     assert float(best["val_threshold"]) == written["threshold"]
     assert any("4 pairs to train on, 1 to validate on; 4 crops an epoch" in line for line in said)
     assert sum(line.startswith("epoch ") for line in said) == EPOCHS
@@ -244,7 +250,8 @@ def test_the_kept_model_scores_what_the_run_says(scenes, unbroken):
     logits = keras.ops.convert_to_numpy(model([before, after]))[0, ..., 0].astype(np.float64)
     predicted = (1 / (1 + np.exp(-logits)) >= metrics["threshold"]).astype(np.uint8)
     truth = (read_mask(scenes / "label" / f"{name}.png") > 0).astype(np.uint8)
-    np.testing.assert_array_equal(confusion_matrix(truth, predicted, 2), metrics["confusion"])
+    processed = postprocess_mask(predicted, model.settings.post_processing, classes=2)
+    np.testing.assert_array_equal(confusion_matrix(truth, processed, 2), metrics["confusion"])
 
 
 # --------------------------------------------------------------------------------- the same again, and going on
@@ -408,6 +415,7 @@ def test_pairs_without_splits_are_divided_by_the_fraction_and_the_seed(tmp_path)
 
 
 def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
+    """And the post-processing of the configuration goes into the model: no region is as large as it asks for."""
     roots = three_classes(tmp_path / "one", 3), three_classes(tmp_path / "two", 2)
     config = configured(
         *roots,
@@ -415,8 +423,10 @@ def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
         train__crops_per_epoch=4,
         train__loss={"cross_entropy": 1, "lovasz": 1, "focal": 1},
         data__ground_resolution=0.5,
+        inference__post_processing={"minimum_area": 48 * 40 + 1},
     )
-    metrics = quiet_train(config, tmp_path / "run")
+    said: list[str] = []
+    metrics = quiet_train(config, tmp_path / "run", said=said)
     lists = {split: (tmp_path / "run" / "list" / f"{split}.txt").read_text().split() for split in ("train", "val")}
     assert sorted(lists["train"] + lists["val"]) == ["0/p0", "0/p1", "0/p2", "1/p0", "1/p1"]
     assert sorted(name[0] for name in lists["val"]) == ["0", "1"]
@@ -427,6 +437,13 @@ def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
     assert model.settings.classes == ("background", "class 1", "class 2")
     assert model.settings.ground_resolution == (0.5, 0.5)
     assert model.output_shape[-1] == 3
+    assert model.settings.post_processing == PostProcessing(minimum_area=48 * 40 + 1)
+    assert metrics["post_processing"] == {"closing": 0, "fill_holes": 0, "vote": False, "minimum_area": 48 * 40 + 1}
+    assert np.sum(metrics["confusion"], axis=0)[1:].tolist() == [0, 0]
+    without = metrics["without_post_processing"]["f1"]
+    assert metrics["f1"] == 0 < without
+    assert metrics["chosen_on"] == "epoch and threshold were chosen on these pairs"
+    assert f"post-processing: minimum_area 1921; F1 on the validation pairs {without:.4f} -> 0.0000" in said
 
 
 def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
