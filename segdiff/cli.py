@@ -416,23 +416,19 @@ def _config_file(name: str) -> Path:
 def _train(
     screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
 ) -> dict[str, Any] | None:
-    """Trains and draws the curves; None in a worker that is not the chief."""
+    """Trains and shows how it went; None in a worker that is not the chief."""
     from segdiff.inference.postprocessing import postprocess_mask
-    from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
-    from segdiff.visualization.curves import draw_curves
-    from segdiff.visualization.overlays import overlay as draw
+    from segdiff.visualization.run_report import show_outcome
+    from segdiff.visualization.validation_pairs import pair_sheet
 
     bar = screen.console.is_terminal and not screen.quiet
     # Keras prints its progress bar on standard output
     with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
-        metrics = run_training(
-            config, run, resume=resume, workers=workers, index=index, draw=draw, post_process=postprocess_mask,
-            say=screen.say, bar=bar,
+        return run_training(
+            config, run, resume=resume, workers=workers, index=index, draw=pair_sheet, show=show_outcome,
+            post_process=postprocess_mask, say=screen.say, bar=bar,
         )  # fmt: skip
-    if metrics is not None:
-        draw_curves(read_history(run / "history.csv"), run / "curves.png")
-    return metrics
 
 
 @app.command(rich_help_panel="Models")

@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,7 +152,7 @@ class KeepBest(keras.callbacks.Callback):
 
 
 class Pictures(keras.callbacks.Callback):
-    """The same few validation pairs in TensorBoard after every epoch, as overlays with truth and prediction."""
+    """The same few validation pairs in TensorBoard after every epoch, with truth and prediction."""
 
     def __init__(self, folder: Path, draw: Callable[[], list[np.ndarray]]):
         super().__init__()
@@ -160,10 +160,16 @@ class Pictures(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Draws and logs."""
-        import tensorflow as tf
+        pictures = {f"validation/{number}": picture for number, picture in enumerate(self.draw())}
+        log_pictures(self.folder, pictures, step=epoch + 1)
 
-        writer = tf.summary.create_file_writer(str(self.folder))
-        with writer.as_default():
-            for number, picture in enumerate(self.draw()):
-                tf.summary.image(f"validation/{number}", picture[None], step=epoch + 1)
-        writer.close()
+
+def log_pictures(folder: Path, pictures: Mapping[str, np.ndarray], step: int) -> None:
+    """Adds pictures, RGB uint8 by name, to TensorBoard's log in that folder."""
+    import tensorflow as tf
+
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default():
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture[None], step=step)
+    writer.close()
