@@ -138,20 +138,27 @@ def match_pairs(before: Path, after: Path) -> DataSet:
     DataError is raised where a path is missing, a file is no image, or a file meets a folder.
     """
     before, after = Path(before), Path(after)
+    if pair := pair_of_files(before, after):
+        return DataSet(after, "two files", (pair,), ())
+    complete, _, faults = _join(after, {"before image": before, "after image": after})
+    pairs = (Pair(name, files[0], files[1], None, "all") for name, files in complete.items())
+    return DataSet(after, "two folders", tuple(pairs), tuple(sorted(faults)))
+
+
+def pair_of_files(before: Path, after: Path) -> Pair | None:
+    """The pair of two image files; None where both are folders. DataError as of `match_pairs`."""
     for path in (before, after):
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
     if before.is_dir() != after.is_dir():
         folder, file = (before, after) if before.is_dir() else (after, before)
         raise DataError(f"{folder} is a folder and {file} a file: give two files or two folders")
-    if before.is_file():
-        for path in (before, after):
-            if not _is_image(path.name):
-                raise DataError(f"{path}: not an image by its ending; allowed: {_ENDINGS}")
-        return DataSet(after, "two files", (Pair(after.stem, before, after, None, "all"),), ())
-    complete, _, faults = _join(after, {"before image": before, "after image": after})
-    pairs = (Pair(name, files[0], files[1], None, "all") for name, files in complete.items())
-    return DataSet(after, "two folders", tuple(pairs), tuple(sorted(faults)))
+    if before.is_dir():
+        return None
+    for path in (before, after):
+        if not is_image(path.name):
+            raise DataError(f"{path}: not an image by its ending; allowed: {_ENDINGS}")
+    return Pair(after.stem, before, after, None, "all")
 
 
 # ----------------------------------------------------------------------------------------------------- shards
@@ -255,28 +262,41 @@ def _join(parent: Path, roles: dict[str, Path]) -> tuple[dict[str, tuple[Path, .
             first = files[role].setdefault(path.stem, path)
             if first != path:
                 doubtful.add(path.stem)
-                faults.append(Fault(path, f"two files of one name: {first.name} stands beside it; keep one of them"))
+                faults.append(two_of_one_name(path, first))
     known = {name for by_name in files.values() for name in by_name}
 
     if empty := [folder for role, folder in roles.items() if not files[role]]:
         # Said once, not once more for every file in the folders that are not empty.
-        if len(empty) == len(roles):
-            names = ", ".join(folder.name for folder in empty)
-            return {}, known, [Fault(parent, f"empty: no images ({_ENDINGS}) in {names}; fill it or remove it")]
-        faults += [Fault(folder, f"empty: no images ({_ENDINGS}), but {len(known)} beside it") for folder in empty]
-        return {}, known, faults
+        return {}, known, faults + empty_folders(parent, roles, empty, len(known))
 
     complete: dict[str, tuple[Path, ...]] = {}
     for name in sorted(known):
         present = [files[role][name] for role in roles if name in files[role]]
-        missing = [f"{role} {name}.* in {folder}" for role, folder in roles.items() if name not in files[role]]
+        missing = {role: folder for role, folder in roles.items() if name not in files[role]}
         if missing:
-            faults.append(
-                Fault(present[0], f"missing partner: no {' and no '.join(missing)}; add it or remove this file")
-            )
+            faults.append(no_partner(present[0], missing))
         elif name not in doubtful:
             complete[name] = tuple(present)
     return complete, known, faults
+
+
+def two_of_one_name(path: Path, first: Path) -> Fault:
+    """`first` comes first."""
+    return Fault(path, f"two files of one name: {first.name} stands beside it; keep one of them")
+
+
+def no_partner(path: Path, missing: dict[str, Path]) -> Fault:
+    """`missing` are the roles that lack it, and their folders."""
+    partners = [f"{role} {path.stem}.* in {folder}" for role, folder in missing.items()]
+    return Fault(path, f"missing partner: no {' and no '.join(partners)}; add it or remove this file")
+
+
+def empty_folders(parent: Path, roles: dict[str, Path], empty: list[Path], names: int) -> list[Fault]:
+    """`empty` are those of the roles' folders that hold no image; in the others are images of so many `names`."""
+    if len(empty) == len(roles):
+        folders = ", ".join(folder.name for folder in empty)
+        return [Fault(parent, f"empty: no images ({_ENDINGS}) in {folders}; fill it or remove it")]
+    return [Fault(folder, f"empty: no images ({_ENDINGS}), but {names} beside it") for folder in empty]
 
 
 def _divide(pairs: list[Pair], known: set[str], lists: dict[str, Path]) -> tuple[list[Pair], list[Fault], int]:
@@ -290,7 +310,7 @@ def _divide(pairs: list[Pair], known: set[str], lists: dict[str, Path]) -> tuple
             faults.append(Fault(path, "empty list: name a pair on each line, or remove the file"))
         for number, line in lines:
             # Most published lists name files, some name stems; a stem may hold a dot itself.
-            name = line if line in known or not _is_image(line) else Path(line).stem
+            name = line if line in known or not is_image(line) else Path(line).stem
             if name not in known:
                 faults.append(Fault(path, f"line {number}: no files of the name {line}; correct or remove the line"))
             elif name not in listed:
@@ -375,11 +395,13 @@ def _choose(entries: Iterable[Path], name: str) -> Path | None:
 def _images(folder: Path) -> list[Path]:
     with os.scandir(folder) as entries:
         # A broken link is no file but is kept: reading it will say what is wrong.
-        return sorted(folder / entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir())
+        return sorted(folder / entry.name for entry in entries if is_image(entry.name) and not entry.is_dir())
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+def is_image(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
+    stem, dot, suffix = name.rpartition(".")  # a million names are asked for: no Path of each
+    return bool(stem) and not name.startswith(".") and f"{dot}{suffix.lower()}" in IMAGE_SUFFIXES
 
 
 # -------------------------------------------------------------------------------------------------------- CSV
@@ -451,7 +473,7 @@ def _row_problems(folder: Path, row: _Row, has_splits: bool) -> list[str]:
         value = getattr(row, column)
         if not value:
             problems.append(f"no {column}; name its file")
-        elif not _is_image(Path(value).name):
+        elif not is_image(Path(value).name):
             problems.append(f"{column} {value} is not an image by its ending; allowed: {_ENDINGS}")
         elif not (folder / value).is_file():
             problems.append(f"missing partner: {column} {value} is not in {folder}")

@@ -293,14 +293,14 @@ def pack(
     )
 
 
-def _match(before: Path, after: Path) -> "DataSet":
-    """The pairs of two files or two folders; what cannot be paired at all is a wrong call."""
-    from data_pipelines.layouts import DataError, match_pairs
+def _require_two(before: Path, after: Path) -> None:
+    """What is not two image files or two folders is a wrong call."""
+    from data_pipelines.layouts import DataError, pair_of_files
     from segdiff.config import ConfigError
 
     _require_there(before, after)
     try:
-        return match_pairs(before, after)
+        pair_of_files(before, after)
     except DataError as error:
         raise ConfigError(str(error)) from error
 
@@ -781,108 +781,97 @@ def predict(
     geopackage: Annotated[
         bool, typer.Option("--geopackage", help="Also write objects as geopackages/NAME.gpkg, in the images' CRS.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Predict the I-th of N parts of the pairs alone, e.g. 2/8. Parts may run at the same time, into one "
+            "OUT; the last to finish writes summary.csv and objects.geojson.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Predict the change of a pair, or of two folders of images of any size, into a prediction folder."""
-    from data_pipelines.layouts import DataError
-
-    data = _match(before, after)
-    if empty := [str(fault) for fault in data.faults if fault.path.is_dir()]:
-        raise DataError("; ".join(empty))
+    from data_pipelines.pair_index import PairIndex, Part
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
-    from segdiff.inference.predictor import FailedPair, PredictedRaster, load, stream_pairs
-    from segdiff.inference.rasters import is_raster
+    from segdiff.inference.folder_run import LocalEngine, fill_folder, is_one_raster, left_to_do
+    from segdiff.inference.predictor import load
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.pictures import write_image
 
     screen = _Screen(as_json, quiet)
     steps = _post_processing(post_processing)
-    with _silence(debug):
-        detector = load(
-            model, runtime=runtime, precision=precision, ensemble=ensemble or (),
-            test_time_augmentation=tta is not None, post_processing=steps,
-        )  # fmt: skip
-    options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
+    _require_two(before, after)
     try:
-        detector.check_options(**options)  # type: ignore[arg-type]
+        part = Part() if shard is None else Part.parse(shard)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
-    job = Job(
-        detector.path,
-        {
-            **options,
-            "probabilities": probabilities,
-            "geopackage": geopackage,
-            **_how(detector, ensemble or (), tta),
-        },
-        {"before": str(before.resolve()), "after": str(after.resolve())},
-    )
-    folder = PredictionFolder(
-        out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
-        probabilities=probabilities, geopackage=geopackage, overwrite=overwrite,
-    )  # fmt: skip
-    folder.keep_current(data.pairs)
-    screen.say(detector.runtime)
-    pairs = [pair for pair in data.pairs if pair.name not in folder.done]
-    if folder.done:
-        screen.say(f"done already: {len(folder.done)}, left: {len(pairs)}")
-    if pairs:
-        _say_resolution(screen, detector, pairs[0], resolution)
-    failed: dict[str, str] = {}
-    for fault in data.faults:
-        failed[fault.path.stem] = "; ".join(filter(None, (failed.get(fault.path.stem), str(fault))))
-    fractions = [float(row["changed_fraction"]) for row in folder.done.values()]
-    # of a single pair of rasters the rows are counted, of several the pairs
-    alone = len(pairs) == 1 and is_raster(pairs[0].before) and is_raster(pairs[0].after)
-    with (
-        folder,
-        screen.progress("predicting", "rows" if alone else "pairs") as update,
-        contextlib.closing(stream_pairs(detector, pairs, **options)) as results,
-    ):
-        for name, problem in failed.items():
-            folder.fail(name, problem)
-            _complain(problem)
-
-        def row_by_row(rows: int, of: int) -> None:
-            if alone:
-                update(rows, of)
-            else:
-                update(done - 1 + rows / of, len(pairs))
-
-        for done, result in enumerate(results, start=1):
-            try:
-                if isinstance(result, FailedPair):
-                    raise DataError(result.error)
-                if isinstance(result, PredictedRaster):
-                    row = folder.add_raster(result, row_by_row)
-                else:
-                    row = folder.add(result.pair, result.images, result.prediction, result.seconds)
-                fractions.append(float(row["changed_fraction"]))
-            except DataError as error:
-                failed[result.pair.name] = str(error)
-                folder.fail(result.pair.name, str(error))
-                _complain(str(error))
-            if not alone:
-                update(done, len(pairs))
+        raise ConfigError(f"--shard {error}") from error
+    if part.count > 1 and overwrite:
+        raise ConfigError(f"--overwrite: one shard would remove what the others do; remove {out} and leave it out")
+    with contextlib.ExitStack() as stack:
+        index = stack.enter_context(PairIndex(before, after, part))
+        with _silence(debug):
+            detector = load(
+                model,
+                runtime=runtime,
+                precision=precision,
+                ensemble=ensemble or (),
+                test_time_augmentation=tta is not None,
+                post_processing=steps,
+            )
+        options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
+        try:
+            detector.check_options(**options)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        job = Job(
+            detector.path,
+            {
+                **options,
+                "probabilities": probabilities,
+                "geopackage": geopackage,
+                **_how(detector, ensemble or (), tta),
+            },
+            {"before": str(before.resolve()), "after": str(after.resolve())},
+        )
+        folder = PredictionFolder(
+            out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
+            probabilities=probabilities, geopackage=geopackage, overwrite=overwrite, part=part,
+        )  # fmt: skip
+        folder.keep_current(index.pairs())
+        screen.say(detector.runtime)
+        if done := len(folder.done):
+            screen.say(f"done already: {done}, left: {len(index) - done}")
+        if (first := next(left_to_do(index, folder), None)) is not None:
+            _say_resolution(screen, detector, first, resolution)
+        unit = "rows" if is_one_raster(index, folder) else "pairs"
+        update = stack.enter_context(screen.progress("predicting", unit))
+        with folder:
+            tally = fill_folder(folder, index, LocalEngine(detector, options), on_progress=update, on_failure=_complain)
+    left = folder.unfinished_parts() if part.count > 1 else []
     summary = {
         "out": out,
-        "predicted": len(fractions),
-        "failed": failed,
-        "mean_changed_fraction": sum(fractions) / max(len(fractions), 1),
+        "predicted": tally.predicted,
+        "failed": tally.errors,
+        "failed_count": tally.failed,
+        "mean_changed_fraction": tally.mean_changed_fraction,
+        **({"shard": str(part), "shards_left": list(map(str, left))} if part.count > 1 else {}),
     }
 
     def render(console: Console) -> None:
-        done = summary["predicted"]
-        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {len(failed)} failed", style="bold")
-        for name in ("overlays", "masks", "objects.geojson", "summary.csv"):
+        done = tally.predicted
+        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {tally.failed} failed", style="bold")
+        for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv"))):
             console.print(f"  {out / name}", markup=False)
+        if left:
+            console.print(f"  {len(left)} of {part.count} shards are not finished", markup=False)
 
     screen.result(summary, render)
-    if failed:
+    if tally.failed:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -917,7 +906,7 @@ def overlay(
     debug: Debug = False,
 ) -> None:
     """Show masks over their images: before, after, and the contour of the change."""
-    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
+    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError, match_pairs
     from segdiff.config import ConfigError
 
     screen = _Screen(as_json, quiet)
@@ -927,7 +916,8 @@ def overlay(
             f"{out}: pictures are written as {', '.join(writable)}; without such an ending OUT is a folder"
         )
     _require_there(mask, *([truth] if truth else []))
-    data = _match(before, after)
+    _require_two(before, after)
+    data = match_pairs(before, after)
     folders = after.is_dir()
     for path in (mask, truth):
         if path is not None and path.is_dir() != folders:
@@ -1041,7 +1031,7 @@ def _import_tensorflow(debug: bool) -> None:
 
 @contextlib.contextmanager
 def _silence(debug: bool) -> Iterator[None]:
-    """Within it nothing reaches standard error: TensorFlow may be imported.
+    """Within it nothing reaches standard error but our own warnings: TensorFlow may be imported.
 
     TF_CPP_MIN_LOG_LEVEL does not reach what its libraries print: that is written before the library's log is set up.
     """
@@ -1051,13 +1041,17 @@ def _silence(debug: bool) -> Iterator[None]:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+    with open(os.devnull, "w") as nowhere, os.fdopen(kept, "w") as shown:  # noqa: PTH123
+        ours = logging.StreamHandler(shown)
+        for name in ("segdiff", "data_pipelines"):
+            logging.getLogger(name).addHandler(ours)
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(kept, 2)
-            os.close(kept)
+            for name in ("segdiff", "data_pipelines"):
+                logging.getLogger(name).removeHandler(ours)
 
 
 def _complain(line: str) -> None:

@@ -1,6 +1,6 @@
 """Files that appear whole or not at all."""
 
-import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +20,8 @@ def remove_unfinished(folder: Path) -> None:
 def write_whole(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` at the end, or remove it where an error came up."""
     path = Path(path)
-    # with the same ending: writers go by it
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{UNFINISHED}{path.suffix}")
+    # with the same ending: writers go by it; by chance: processes of other machines may have the same number
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{UNFINISHED}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)

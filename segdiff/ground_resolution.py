@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.warp import transform
 
@@ -47,7 +46,7 @@ def ground_resolution(grid: Grid | None) -> tuple[float, float] | None:
     y = [d * column + e * row + f for column, row in ends]
     try:
         longitude, latitude = transform(crs, CRS.from_epsg(4326), x, y)
-    except CPLE_BaseError:
+    except Exception:  # GDAL's, of a place outside the CRS: rasterio has no public name for it
         return None
     left, right, above, below = _earth_centred(np.array(longitude), np.array(latitude))
     across, down = float(np.linalg.norm(right - left)), float(np.linalg.norm(below - above))

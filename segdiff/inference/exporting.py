@@ -11,6 +11,7 @@ from segdiff.files import new_folder
 from segdiff.inference.formats import FIXED_SIZE, Format
 from segdiff.inference.manifest import Manifest, write_manifest
 from segdiff.inference.runtimes import Batch
+from segdiff.inference.tflite import without_deprecation
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.receptive_field import measure_reach
 
@@ -18,12 +19,13 @@ INPUTS, OUTPUT = ("before", "after"), "probability"
 """The names of the network's tensors in every format."""
 
 
-def export_openvino(model: ChangeDetector, folder: Path, model_sha256: str) -> None:
+def export_openvino(model: ChangeDetector, folder: Path, model_sha256: str, *, replace: bool = False) -> None:
     """A float32 OpenVINO network in a new folder, which appears whole or not at all.
 
-    A folder of that name that is there stays: another process was quicker. Raises OSError where it cannot be written.
+    A folder of that name that is there stays, since another process was quicker, unless it is to be replaced. Raises
+    OSError where it cannot be written.
     """
-    with new_folder(folder) as unfinished:
+    with new_folder(folder, replace=replace) as unfinished:
         write_network(model, unfinished, "openvino", "float32", model_sha256)
 
 
@@ -139,7 +141,8 @@ def _write_tflite(model: ChangeDetector, folder: Path, precision: str, tiles: Se
             converter.target_spec.supported_types = [tf.float16]
         if precision == "int8":
             converter.representative_dataset = feed
-        (folder / "model.tflite").write_bytes(converter.convert())
+        with without_deprecation():  # it is calibrated by the interpreter
+            (folder / "model.tflite").write_bytes(converter.convert())
     return "model.tflite"
 
 

@@ -5,15 +5,27 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.layouts import Pair
-from segdiff.files import write_whole
+from data_pipelines.pair_index import Part
+from segdiff.files import UNFINISHED, write_whole
+from segdiff.inference.books import (
+    PARTS,
+    Books,
+    Ledger,
+    begun_parts,
+    books_to_resume,
+    finished_mark,
+    part_books,
+    whole_books,
+)
 from segdiff.inference.objects import open_geojson
-from segdiff.inference.pair_writer import OBJECTS, DrawPair, PairWriter, WriteImage, WrittenPair
+from segdiff.inference.pair_writer import MASK_SUFFIXES, DrawPair, PairWriter, WriteImage, WrittenPair
 from segdiff.inference.predictor import PredictedRaster
 
 COLUMNS = (
@@ -49,10 +61,11 @@ class Job:
 
 
 class PredictionFolder:
-    """Writes one pair after the other, each file whole or not at all, so that a run that was killed can go on.
+    """Keeps the rows and objects of one pair after the other, so that a run that was killed can go on.
 
-    As a context manager: objects.geojson is put together at the end. ``done`` holds the rows that an earlier run of
-    the same job left, unless ``resume`` is False; their pairs need not be predicted again.
+    As a context manager: objects.geojson is put together at the end. ``done`` holds the pairs that an earlier run of
+    the same job left, unless ``resume`` is False; they need not be predicted again. Of several ``part``s that are at
+    work at the same time, in one folder, each has books of its own; the last to finish puts them together.
     """
 
     def __init__(
@@ -68,111 +81,128 @@ class PredictionFolder:
         geopackage: bool = False,
         overwrite: bool = False,
         resume: bool = True,
+        part: Part | None = None,
     ):
-        self.folder = folder
-        self.writer = PairWriter(folder, tuple(classes), draw, write_image, probabilities, geopackage)
+        self.folder, self.part = folder, part or Part()
+        self._books = whole_books(folder) if self.part.count == 1 else part_books(folder, self.part)
+        self.writer = PairWriter(
+            folder, tuple(classes), draw, write_image, self._books.loose, probabilities, geopackage
+        )
         self._columns = (*COLUMNS, *columns)
-        finished = self._open(job.describe(), overwrite)
-        self.done = finished if resume else {}
-        self._features = folder / ".objects.jsonl"
+        goes_on = self._open(job.describe(), overwrite)
+        self._sources = books_to_resume(folder, self.part)
+        self.done = Ledger()
+        if goes_on and resume:
+            for books, covers in self._sources:
+                self.done.take((row for row in books.rows() if self._stands(row) and covers(row["name"])), books)
 
-    def _open(self, job: dict[str, Any], overwrite: bool) -> dict[str, dict[str, str]]:
-        """Makes the folder or takes it up; the rows of pairs that are done."""
+    def _open(self, job: dict[str, Any], overwrite: bool) -> bool:
+        """Makes the folder, or takes it up; whether it holds predictions of the job."""
         folder, described = self.folder, self.folder / "prediction.json"
-        rows: dict[str, dict[str, str]] = {}
         if folder.exists() and not folder.is_dir():
             raise FolderError(f"{folder}: is a file, predictions go into a folder; name another with --out")
-        if described.exists() and overwrite:
+        # looked at before the description: another part writes that before all else
+        holds = folder.exists() and any(UNFINISHED not in path.name for path in folder.iterdir())
+        there = described.exists()
+        if there and overwrite:
             self._remove_predictions()
-        elif described.exists():
-            try:
-                before = json.loads(described.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise FolderError(f"{described}: is broken; replace these predictions with --overwrite") from error
-            differing = [key for key in ("model_sha256", "options", "inputs", "truth") if before.get(key) != job[key]]
-            if differing:
-                raise FolderError(
-                    f"{folder}: holds the predictions of another job ({', '.join(differing)} differ); "
-                    "name another folder with --out, or replace them with --overwrite"
-                )
-            rows = self._finished_rows()
-        elif folder.exists() and any(folder.iterdir()) and not overwrite:
+        elif there:
+            self._require_same(described, job)
+        elif holds and not overwrite:
             raise FolderError(f"{folder}: is not empty and holds no predictions; name another folder, or --overwrite")
-        self._remove_unfinished()
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_whole(described) as temporary:
+            temporary.write_text(json.dumps(job, indent=2) + "\n")
+        if self.part.count == 1:
+            self._remove_unfinished()
+        if self._books.loose.exists():
+            shutil.rmtree(self._books.loose)
         self.writer.make_folders()
-        self._write_json(job)
-        return rows
+        return there and not overwrite
+
+    def _require_same(self, described: Path, job: dict[str, Any]) -> None:
+        try:
+            before = json.loads(described.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FolderError(f"{described}: is broken; replace these predictions with --overwrite") from error
+        differing = [key for key in ("model_sha256", "options", "inputs", "truth") if before.get(key) != job[key]]
+        if differing:
+            raise FolderError(
+                f"{self.folder}: holds the predictions of another job ({', '.join(differing)} differ); "
+                "name another folder with --out, or replace them with --overwrite"
+            )
+        others = {part.count for part in begun_parts(self.folder)} - {self.part.count}
+        if self.part.count > 1 and others:
+            raise FolderError(
+                f"{self.folder}: is at work in {min(others)} shards, not {self.part.count}; "
+                f"use --shard i/{min(others)}, or run once without --shard, which takes over what they have done"
+            )
 
     def _remove_unfinished(self) -> None:
-        """Removes what a run that was killed left behind of pairs without a row."""
-        if (self.folder / OBJECTS).exists():
-            shutil.rmtree(self.folder / OBJECTS)
+        """Removes the files that a run which was killed left half written."""
         for name in ("masks", "overlays", "probabilities", "geopackages"):
-            for unfinished in (self.folder / name).glob(".*"):
-                unfinished.unlink()
+            if (self.folder / name).exists():
+                with os.scandir(self.folder / name) as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            Path(entry.path).unlink(missing_ok=True)
 
     def _remove_predictions(self) -> None:
         """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
         for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("masks", "overlays", "probabilities", "geopackages"):
+        for name in ("masks", "overlays", "probabilities", "geopackages", PARTS):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
         (self.folder / "prediction.json").unlink()
 
-    def _write_json(self, content: dict[str, Any]) -> None:
-        with write_whole(self.folder / "prediction.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+    def _stands(self, row: dict[str, str]) -> bool:
+        """Whether a pair was predicted and its mask is there."""
+        masks = (self.folder / "masks" / f"{row['name']}{suffix}" for suffix in MASK_SUFFIXES)
+        return row["status"] == "ok" and any(mask.exists() for mask in masks)
 
-    def _finished_rows(self) -> dict[str, dict[str, str]]:
-        summary = self.folder / "summary.csv"
-        if not summary.exists():
-            return {}
-        rows = [row for row in csv.DictReader(_whole_lines(summary)) if None not in row.values()]
-        masks = {path.stem for path in (self.folder / "masks").iterdir()}
-        return {row["name"]: row for row in rows if row["status"] == "ok" and row["name"] in masks}
-
-    def keep_current(self, pairs: Sequence[Pair]) -> None:
+    def keep_current(self, pairs: Iterable[Pair]) -> None:
         """Drops from ``done`` what is not among the pairs any more, and what was predicted before an image changed."""
-        current = {pair.name: pair for pair in pairs}
-        masks = {path.stem: path for path in (self.folder / "masks").iterdir()}
 
         def newest(path: Path) -> int:
             state = path.stat()  # the time of change too: a copy that keeps its times is new all the same
             return max(state.st_mtime_ns, state.st_ctime_ns)
 
-        self.done = {
-            name: row
-            for name, row in self.done.items()
-            if name in current
-            and masks[name].stat().st_mtime_ns > max(newest(current[name].before), newest(current[name].after))
-        }
+        def current(pair: Pair) -> bool:
+            try:
+                predicted = self.writer.mask_path(pair).stat().st_mtime_ns
+                return predicted > max(newest(pair.before), newest(pair.after))
+            except OSError:  # predicted anew, which says what is wrong
+                return False
+
+        self.done.keep(pair.name for pair in pairs if pair.name in self.done and current(pair))
 
     def __enter__(self) -> "PredictionFolder":
-        kept = self._kept_features()
-        with write_whole(self._features) as temporary, temporary.open("w", encoding="utf-8") as stream:
-            stream.writelines(kept)
-        summary = self.folder / "summary.csv"
-        with write_whole(summary) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, fieldnames=self._columns, restval="")
-            writer.writeheader()
-            writer.writerows({key: row.get(key, "") for key in self._columns} for row in self.done.values())
-        self._summary = summary.open("a", newline="", encoding="utf-8")
+        books = self._books
+        if self.part.count > 1:
+            finished_mark(self.folder, self.part).unlink(missing_ok=True)
+        with write_whole(books.features) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            for source, _ in self._sources:
+                stream.writelines(json.dumps(item) + "\n" for item in self.done.objects(source))
+        self._write_summary(books.summary, self.done.rows())
+        if self.part.count == 1:
+            self._drop_parts()
+        self._summary = books.summary.open("a", newline="", encoding="utf-8", errors="backslashreplace")
         self._writer = csv.DictWriter(self._summary, fieldnames=self._columns, restval="")
         return self
 
-    def _kept_features(self) -> list[str]:
-        """The lines of objects that belong to pairs which are done, from a killed run or a finished one."""
-        if not self.done:
-            return []
-        finished = self.folder / "objects.geojson"
-        if self._features.exists():
-            found = [json.loads(line) for line in _whole_lines(self._features)]
-        elif finished.exists():
-            found = json.loads(finished.read_text(encoding="utf-8"))["features"]
-        else:
-            found = []
-        return [json.dumps(item) + "\n" for item in found if item["properties"]["pair"] in self.done]
+    def _write_summary(self, path: Path, rows: Iterable[dict[str, str]]) -> None:
+        with write_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=self._columns, restval="")
+            writer.writeheader()
+            writer.writerows({key: row.get(key, "") for key in self._columns} for row in rows)
+
+    def _drop_parts(self) -> None:
+        """Removes the books of parts, which have been taken over; without their rows first of all they do not count."""
+        for part in begun_parts(self.folder):
+            part_books(self.folder, part).summary.unlink()
+        if (self.folder / PARTS).exists():
+            shutil.rmtree(self.folder / PARTS)
 
     def add(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Writes everything of one pair, as `PairWriter.add` does, and keeps its row, which is returned."""
@@ -187,7 +217,10 @@ class PredictionFolder:
 
         The row comes last: objects without one belong to a pair that is done anew, and are dropped by the next run.
         """
-        with written.features.open(encoding="utf-8") as found, self._features.open("a", encoding="utf-8") as stream:
+        with (
+            written.features.open(encoding="utf-8") as found,
+            self._books.features.open("a", encoding="utf-8") as stream,
+        ):
             shutil.copyfileobj(found, stream)
         self._row(written.row)
         written.features.unlink()
@@ -204,20 +237,32 @@ class PredictionFolder:
 
     def __exit__(self, exception_type, exception, traceback) -> None:
         self._summary.close()
-        if exception_type is None:
-            with open_geojson(self.folder / "objects.geojson") as add:
-                for item in self._read_features():
-                    add(item)
-            self._features.unlink()
-            shutil.rmtree(self.folder / OBJECTS)
+        self.done.close()
+        if exception_type is not None:
+            return
+        shutil.rmtree(self._books.loose)
+        if self.part.count == 1:
+            self._publish_objects([self._books])
+            self._books.features.unlink()
+            return
+        finished_mark(self.folder, self.part).touch()
+        if not self.unfinished_parts():
+            self._put_together()
 
-    def _read_features(self) -> Iterator[dict[str, Any]]:
-        with self._features.open(encoding="utf-8") as stream:
-            for line in stream:
-                yield json.loads(line)
+    def unfinished_parts(self) -> list[Part]:
+        """The parts that are at work or to be run yet, or are to be run again."""
+        parts = [Part(number, self.part.count) for number in range(1, self.part.count + 1)]
+        return [part for part in parts if not finished_mark(self.folder, part).exists()]
 
+    def _put_together(self) -> None:
+        """Writes summary.csv and objects.geojson from the books of all parts; two may do so at the same time."""
+        books = [part_books(self.folder, Part(number, self.part.count)) for number in range(1, self.part.count + 1)]
+        self._publish_objects(books)
+        whole_books(self.folder).features.unlink(missing_ok=True)
+        self._write_summary(self.folder / "summary.csv", chain.from_iterable(part.rows() for part in books))
+        self._remove_unfinished()
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file that end as lines do: a run that was killed may have left the last one half written."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [line for line in stream if line.endswith("\n")]
+    def _publish_objects(self, books: Sequence[Books]) -> None:
+        with open_geojson(self.folder / "objects.geojson") as add:
+            for item in chain.from_iterable(part.objects() for part in books):
+                add(item)

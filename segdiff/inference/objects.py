@@ -235,6 +235,9 @@ def feature(region: Region, *, pair: str, class_name: str) -> dict[str, Any]:
     }
 
 
+_GEOJSON_HEAD = '{"type": "FeatureCollection", "features": ['
+
+
 @contextmanager
 def open_geojson(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Open a GeoJSON FeatureCollection and give the function that adds a feature to it.
@@ -242,7 +245,7 @@ def open_geojson(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     Each feature is written as it comes, one a line; `path` appears whole at the end, or not at all on an error.
     """
     with write_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write('{"type": "FeatureCollection", "features": [')
+        file.write(_GEOJSON_HEAD)
         separator = "\n"
 
         def add(item: dict[str, Any]) -> None:
@@ -252,3 +255,18 @@ def open_geojson(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
         yield add
         file.write("\n]}\n")
+
+
+def read_geojson(path: Path) -> Iterator[dict[str, Any]]:
+    """The features of a file that `open_geojson` wrote, one after the other.
+
+    Raises ValueError, in one line, on a file that does not have one feature a line.
+    """
+    with path.open(encoding="utf-8") as file:
+        if next(file, "") != _GEOJSON_HEAD + "\n":
+            raise ValueError(f"{path}: is not as it was written, one feature a line; remove it to go on without it")
+        for line in file:
+            if line == "]}\n":
+                return
+            yield json.loads(line.rstrip(",\n"))
+    raise ValueError(f"{path}: ends before its end; remove it to go on without it")

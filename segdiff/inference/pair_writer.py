@@ -33,8 +33,7 @@ DrawPair = Callable[..., np.ndarray]
 """(before, after, mask, truth, classes=names) -> RGB picture."""
 WriteImage = Callable[[Path, np.ndarray], None]
 
-OBJECTS = ".objects"
-"""Folder in a prediction folder for the objects of pairs that have no row yet."""
+MASK_SUFFIXES = (".png", ".tif")
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,8 @@ class PairWriter:
     classes: tuple[str, ...]
     draw: DrawPair
     write_image: WriteImage
+    loose: Path
+    """Folder for the objects of single pairs, until they are taken."""
     probabilities: bool = False
     geopackage: bool = False
     """Whether the objects of a pair also go to geopackages/NAME.gpkg, in the reference system of its images."""
@@ -65,8 +66,14 @@ class PairWriter:
     def make_folders(self) -> None:
         """Makes the folders that the files go to."""
         asked = {"probabilities": self.probabilities, "geopackages": self.geopackage}
-        for name in ("masks", "overlays", OBJECTS, *(name for name, wanted in asked.items() if wanted)):
+        for name in ("masks", "overlays", *(name for name, wanted in asked.items() if wanted)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.loose.mkdir(parents=True, exist_ok=True)
+
+    def mask_path(self, pair: Pair) -> Path:
+        """Where the mask of a pair is written: a GeoTIFF of a TIFF, else a PNG."""
+        image, raster = MASK_SUFFIXES
+        return self.folder / "masks" / f"{pair.name}{raster if is_raster(pair.after) else image}"
 
     def add(
         self,
@@ -111,7 +118,7 @@ class PairWriter:
         changed = counted = objects = 0
         area = 0.0
         with ExitStack() as stack:
-            masks = stack.enter_context(open_mask_writer(self.folder / "masks" / f"{name}.tif", grid=grid, **size))
+            masks = stack.enter_context(open_mask_writer(self.mask_path(pair), grid=grid, **size))
             probabilities = stack.enter_context(self._probability_writer(name, grid, **size))
             write = stack.enter_context(self._open_features(name, place))
 
@@ -173,7 +180,7 @@ class PairWriter:
         return WrittenPair(row, self._features(name))
 
     def _features(self, name: str) -> Path:
-        return self.folder / OBJECTS / f"{name}.jsonl"
+        return self.loose / f"{name}.jsonl"
 
     @contextmanager
     def _open_features(self, name: str, place: Place | None) -> Iterator[Callable[[Iterable[Region]], None]]:
@@ -196,16 +203,14 @@ class PairWriter:
             yield write
 
     def _write_masks(self, pair: Pair, prediction: Prediction) -> None:
-        name, mask = pair.name, prediction.mask
+        name, mask, path = pair.name, prediction.mask, self.mask_path(pair)
         stored = mask * np.uint8(255) if len(self.classes) == 2 else mask
         height, width = mask.shape
         if is_raster(pair.after):
-            with open_mask_writer(
-                self.folder / "masks" / f"{name}.tif", width=width, height=height, grid=prediction.grid
-            ) as out:
+            with open_mask_writer(path, width=width, height=height, grid=prediction.grid) as out:
                 out.write_rows(0, stored, prediction.valid)
         else:
-            write_png_mask(self.folder / "masks" / f"{name}.png", stored)
+            write_png_mask(path, stored)
         with self._probability_writer(name, prediction.grid, width=width, height=height) as probabilities:
             if probabilities is not None:
                 probabilities.write_rows(0, prediction.probability, prediction.valid)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform, transform_geom
@@ -72,7 +71,7 @@ class Place:
             some = slice(first, first + _POINTS_AT_ONCE)
             try:
                 moved[some] = np.transpose(transform(self.crs, LONGITUDE_LATITUDE, *points[some].T.tolist()))
-            except CPLE_BaseError as error:
+            except Exception as error:  # GDAL's: rasterio has no public name for it, nor a base but this one
                 raise self._outside(str(error)) from error
         if not np.isfinite(moved).all():
             raise self._outside("infinite longitudes")

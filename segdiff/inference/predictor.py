@@ -17,7 +17,8 @@ import rasterio.io
 import rasterio.vrt
 
 from data_pipelines.decoding import Grid, dataset_info, grid_difference, open_tiff, read_image, read_info, read_rows
-from data_pipelines.layouts import DataError, Pair, match_pairs
+from data_pipelines.layouts import DataError, Pair
+from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
 from segdiff.ground_resolution import differ, own_resolution, target_resolution
 from segdiff.inference.postprocessing import postprocess_mask
@@ -41,6 +42,9 @@ _BATCH_PIXELS = 8 * 256 * 256
 
 _READ_AHEAD = 4
 """Pairs that are read, at most, before their turn."""
+
+_FAULTS_NAMED = 20
+"""Images without partner, at most, in the message of an error."""
 
 _DATASETS = (rasterio.io.DatasetReader, rasterio.io.DatasetWriter, rasterio.vrt.WarpedVRT)
 """What rasterio opens, be it a file, one in memory or a warped view."""
@@ -434,16 +438,18 @@ def predict_folder(
     """Predictions of two folders of images, paired by stem, or of two files, one after the other.
 
     ``threshold`` and ``resolution`` are those of ``Detector.predict``.
-
-    Raises DataError before the first result where an image has no partner, and at the pair that cannot be read.
+    However many pairs there are, a few are held at a time. Raises DataError before the first result where an image has
+    no partner, and at the pair that cannot be read.
     """
-    data = match_pairs(Path(before), Path(after))
-    if data.faults:
-        raise DataError("; ".join(str(fault) for fault in data.faults))
-    for result in predict_pairs(detector, data.pairs, threshold=threshold, resolution=resolution):
-        if isinstance(result, FailedPair):
-            raise DataError(result.error)
-        yield result.prediction
+    with PairIndex(Path(before), Path(after)) as index:
+        problems = [unpaired.problem for unpaired in islice(index.unpaired(), _FAULTS_NAMED + 1)]
+        if problems:
+            more = ["and more"] if len(problems) > _FAULTS_NAMED else []
+            raise DataError("; ".join([*problems[:_FAULTS_NAMED], *more]))
+        for result in predict_pairs(detector, index.pairs(), threshold=threshold, resolution=resolution):
+            if isinstance(result, FailedPair):
+                raise DataError(result.error)
+            yield result.prediction
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 import functools
 import importlib.util
+import logging
 import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -20,6 +20,8 @@ from segdiff.inference.formats import RUNTIMES
 from segdiff.inference.manifest import digest, read_manifest
 from segdiff.model_files import MANIFEST, ModelError, Settings, resolve_model
 from segdiff.processor import bfloat16_flag
+
+logger = logging.getLogger(__name__)
 
 Batch = tuple[np.ndarray, np.ndarray]
 """(before, after), uint8 N x h x w x bands each, h and w multiples of the network's stride."""
@@ -124,25 +126,36 @@ def _open_exported(path: Path, runtime: RuntimeName, precision: Precision) -> Ne
 
 
 def _open_converted(path: Path, precision: Precision) -> Network:
-    """Converts a .keras file, or takes it from the cache."""
+    """Converts a .keras file, or takes it from the cache; what is damaged there is converted anew."""
     import openvino
 
     sha256 = digest(path)
     kept = cache_folder() / "openvino" / f"{sha256[:32]}-{__version__}-{openvino.__version__.split('-')[0]}"
-    with tempfile.TemporaryDirectory() as elsewhere:
-        folder = kept
-        if not (kept / MANIFEST).exists():
-            from segdiff.inference.exporting import export_openvino
-            from segdiff.models.loading import load_model
+    damaged = False
+    try:
+        if kept.exists():
+            return _run_converted(path, kept, precision)
+    except (ModelError, RuntimeError, OSError):
+        damaged = True
+        logger.warning("%s: this converted model is damaged or may not be read, it is made anew", kept)
 
-            loaded = load_model(path)
-            with suppress(OSError):  # no room, or no right to write: converted again the next time
-                export_openvino(loaded, kept, sha256)
-            if not (kept / MANIFEST).exists():
-                folder = Path(elsewhere) / "openvino"
-                export_openvino(loaded, folder, sha256)
-        manifest = read_manifest(folder / MANIFEST)
-        run, said = openvino_runtime(folder / manifest.file, precision)
+    from segdiff.inference.exporting import export_openvino
+    from segdiff.models.loading import load_model
+
+    model = load_model(path)
+    try:
+        export_openvino(model, kept, sha256, replace=damaged)
+        return _run_converted(path, kept, precision)
+    except (ModelError, RuntimeError, OSError):
+        # no room, no right to write, or another process at the same: this time it is not kept
+        with tempfile.TemporaryDirectory() as elsewhere:
+            export_openvino(model, Path(elsewhere, "openvino"), sha256)
+            return _run_converted(path, Path(elsewhere, "openvino"), precision)
+
+
+def _run_converted(path: Path, folder: Path, precision: Precision) -> Network:
+    manifest = read_manifest(folder / MANIFEST)
+    run, said = openvino_runtime(folder / manifest.file, precision)
     return Network(run, manifest.settings, manifest.bands, path, said)
 
 

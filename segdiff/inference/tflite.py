@@ -4,6 +4,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,7 @@ def tflite_runtime(file: Path) -> tuple[Runtime, str]:
     try:
         content = file.read_bytes()
         _require_own_operations(file, content)
-        with warnings.catch_warnings():
-            # it is to move into a package of its own
-            warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+        with without_deprecation():
             interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
         interpreter.allocate_tensors()
         compute = interpreter.get_signature_runner("serving_default")
@@ -46,6 +45,14 @@ def tflite_runtime(file: Path) -> tuple[Runtime, str]:
             yield np.stack([one(before, after) for before, after in zip(*batch, strict=True)])
 
     return run, f"TFLite, {os.cpu_count()} threads"
+
+
+@contextmanager
+def without_deprecation() -> Iterator[None]:
+    """Within it TensorFlow does not say that its interpreter is to move into a package of its own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Warning: tf.lite.Interpreter is deprecated")
+        yield
 
 
 def _require_own_operations(file: Path, content: bytes) -> None:

@@ -122,6 +122,7 @@ def test_an_image_smaller_than_a_fixed_tile_is_mirrored(saved, original, exporte
     np.testing.assert_allclose(both.predict(before, after).probability, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error:.*Interpreter is deprecated")
 @pytest.mark.parametrize("kind", ["openvino", "tflite"])
 def test_int8_is_calibrated_on_the_data_and_says_its_price(saved, pairs, tmp_path, kind):
     require_packages("int8" if kind == "openvino" else kind)

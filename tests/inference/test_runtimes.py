@@ -1,5 +1,6 @@
 """The runtimes against the network's own logits."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,50 @@ def test_the_conversion_is_kept_under_the_content_of_the_file_and_needs_no_tenso
     make_model(2).save(copy)
     open_network(copy, "openvino")
     assert len(list((cache_folder() / "openvino").iterdir())) == 2
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    path = tmp_path / "small.keras"
+    make_model(1).save(path)
+    return path
+
+
+def test_a_damaged_conversion_is_made_anew_with_one_line(small, caplog):
+    (expected,) = open_network(small, "openvino", "float32").run([tiles(1, 32, 32)])
+    (kept,) = (cache_folder() / "openvino").iterdir()
+    damages = {"manifest.json": [0, 0.5], "model.xml": [0, 0.5], "model.bin": [0, 0.99, None]}
+    for name, share in ((name, share) for name, shares in damages.items() for share in shares):
+        whole = (kept / name).read_bytes()
+        if share is None:
+            (kept / name).unlink()
+        else:
+            (kept / name).write_bytes(whole[: int(share * len(whole))])
+        (found,) = open_network(small, "openvino", "float32").run([tiles(1, 32, 32)])
+        np.testing.assert_array_equal(found, expected)
+        assert caplog.messages == [f"{kept}: this converted model is damaged or may not be read, it is made anew"]
+        caplog.clear()
+        open_network(small, "openvino", "float32")
+        assert caplog.messages == [], "what was made anew is kept"
+        assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_damaged_conversion_that_cannot_be_replaced_is_made_elsewhere(small, monkeypatch):
+    open_network(small, "openvino")
+    (kept,) = (cache_folder() / "openvino").iterdir()
+    (kept / "model.xml").write_bytes(b"")
+
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path == kept:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    (found,) = open_network(small, "openvino", "float32").run([tiles(1, 32, 32)])
+    (expected,) = open_network(small, "tensorflow", "float32").run([tiles(1, 32, 32)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_without_a_cache_it_is_converted_each_time(saved, tmp_path, monkeypatch):
