@@ -191,7 +191,7 @@ def demo(
     screen.say("3 of 3: predicting the pairs kept for validation, with scores, masks and overlays")
     scores = _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
     looks = {"overlays": predictions / "overlays", "masks": predictions / "masks", "model": run / "model.keras"}
-    looks |= {"curves": run / "curves.png", "summary": predictions / "summary.csv"}
+    looks |= {"training": run / "report.html", "summary": predictions / "summary.csv"}
 
     def render(console: Console) -> None:
         console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
@@ -205,7 +205,7 @@ def demo(
 DEMO_PAIRS = 240
 DEMO_MAKES = (
     "data", "predictions", "config.yaml", "environment.json", "history.csv", "metrics.json", "curves.png",
-    "model.keras", "list", "tensorboard", "backup",
+    "confusion.png", "precision_recall.png", "report.html", "model.keras", "list", "tensorboard", "backup",
 )  # fmt: skip
 
 
@@ -394,6 +394,7 @@ def train(
     def render(console: Console) -> None:
         _render_scores(console, metrics)
         console.print(f"model {run / 'model.keras'}, threshold {metrics['threshold']:.3f}", markup=False)
+        console.print(f"page  {run / 'report.html'}", markup=False)
 
     screen.result({"run": run, **metrics}, render)
 

@@ -26,8 +26,8 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
 
     Panels: loss; F1 and IoU; precision and recall; learning rate. Validation is a full line, training a dashed one. A
     panel none of whose columns has a finite value is left out, other columns are not drawn, and NaN and infinity leave
-    a gap. A loss that falls to less than a tenth is drawn on a logarithmic scale. `epoch` numbers the rows; without it they count from 1. The epoch of the best `val_f1` is marked with its
-    value.
+    a gap. A loss that falls to less than a tenth is drawn on a logarithmic scale. `epoch` numbers the rows; without it
+    they count from 1. The epoch of the best `val_f1` is marked with its value.
     Raises ValueError where there is nothing to draw, and for another suffix.
     """
     curves = _Curves(history)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,16 +49,17 @@ def show_outcome(outcome: "Outcome") -> dict[str, np.ndarray]:
     """
     run, metrics = outcome.run, outcome.metrics
 
-    def score_charts(theme: Theme) -> dict[str, np.ndarray]:
-        return {
-            "precision_recall": precision_recall_chart(
-                outcome.precision, outcome.recall, outcome.classes, metrics["threshold"], theme
-            ),
-            "confusion": confusion_chart(np.array(metrics["confusion"]), outcome.classes, theme),
-        }
+    def precision_recall(theme: Theme) -> np.ndarray:
+        return precision_recall_chart(
+            outcome.precision, outcome.recall, outcome.classes, metrics["threshold"], theme
+        )  # fmt: skip
 
+    confusion = np.array(metrics["confusion"])
+    pictures = {
+        "precision_recall": precision_recall(LIGHT),
+        "confusion": confusion_chart(confusion, outcome.classes, LIGHT),
+    }
     draw_curves(outcome.history, run / "curves.png")
-    pictures, dark = score_charts(LIGHT), score_charts(DARK)
     for name, picture in pictures.items():
         write_image(run / f"{name}.png", picture)
     curves = [curve_charts(outcome.history, theme) for theme in (LIGHT, DARK)]
@@ -68,15 +70,15 @@ def show_outcome(outcome: "Outcome") -> dict[str, np.ndarray]:
         metrics=metrics,
         classes=outcome.classes,
         curves=[_chart(title, curves[0][title], curves[1][title]) for title in curves[0]],
-        precision_recall=_chart("Precision and recall", pictures["precision_recall"], dark["precision_recall"]),
+        precision_recall=_chart("Precision and recall", pictures["precision_recall"], precision_recall(DARK)),
         average_precisions={
             name: average_precision(*rows)
             for name, *rows in zip(outcome.classes[1:], outcome.precision, outcome.recall, strict=True)
         },
-        confusion=_confusion_rows(np.array(metrics["confusion"]), outcome.classes),
+        confusion=_confusion_rows(confusion, outcome.classes),
         pairs=list(_pairs(outcome)),
         unranked=outcome.unranked,
-        settings={part: list(_flat(values)) for part, values in config.items() if isinstance(values, Mapping)},
+        settings={part: list(_flat(config[part])) for part in ("model", "train", "data", "inference")},
         environment=list(_flat(json.loads((run / "environment.json").read_text(encoding="utf-8")))),
         history_columns=[label for column, label in _HISTORY.items() if column in outcome.history[0]],
         history=[[_cell(column, row[column]) for column in _HISTORY if column in row] for row in outcome.history],
@@ -88,11 +90,13 @@ def show_outcome(outcome: "Outcome") -> dict[str, np.ndarray]:
 
 
 def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("segdiff.visualization")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("run_report.html")
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("run_report.html")
 
 
 def _chart(title: str, light: np.ndarray, dark: np.ndarray) -> _Chart:
@@ -152,4 +156,6 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _cell(column: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "-" if math.isnan(value) else str(value)
     return f"{value:g}" if column in ("epoch", "seconds") else f"{value:.4g}"

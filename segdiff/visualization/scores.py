@@ -62,6 +62,8 @@ def confusion_chart(confusion: np.ndarray, classes: Sequence[str], theme: Theme)
     axes.set_title("Pixels, by true class", loc="left", fontsize=11, color=theme.ink)
     plain_axes(axes, theme)
     axes.grid(visible=False)
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color(theme.faint)
     if len(classes) <= _MOST_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             text = f"{share:.2%}\n{int(confusion[row, column]):,}"
