@@ -27,8 +27,10 @@ from segdiff import __version__
 if TYPE_CHECKING:
     from data_pipelines.layouts import DataSet, Pair
     from data_pipelines.validation import CheckReport, MaskCoding
+    from segdiff.inference.folder_run import DetectorPlan, Engine
     from segdiff.inference.object_scores import ObjectOptions
     from segdiff.inference.predictor import Detector
+    from segdiff.inference.ray_engine import PoolSize
     from segdiff.model_files import PostProcessing
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
@@ -92,7 +94,7 @@ class _Screen:
 
     def __init__(self, as_json: bool, quiet: bool):
         self.as_json, self.quiet = as_json, quiet
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         if not self.quiet:
@@ -696,6 +698,34 @@ def _evaluate(
     return figures
 
 
+@contextlib.contextmanager
+def _open_engine(
+    screen: _Screen, plan: "DetectorPlan", pool: "PoolSize | None", address: str | None, debug: bool
+) -> "Iterator[Engine]":
+    """What predicts: this process, or a pool of Ray actors. Options out of range are a wrong call."""
+    from segdiff.config import ConfigError
+    from segdiff.inference.folder_run import LocalEngine
+
+    with contextlib.ExitStack() as stack:
+        engine: Engine
+        try:
+            if pool is None:
+                with _silence(debug):
+                    engine = LocalEngine(plan.load(), plan.options)
+            else:
+                from segdiff.inference.ray_engine import open_ray_engine
+
+                # where a machine dies Ray prints what only its developers can read
+                shown = sys.stderr if debug else io.StringIO()
+                stack.enter_context(contextlib.redirect_stdout(shown))
+                engine = stack.enter_context(open_ray_engine(plan, pool, address=address, debug=debug, say=screen.say))
+        except ValueError as error:
+            if type(error) is ValueError:
+                raise ConfigError(str(error)) from error
+            raise
+        yield engine
+
+
 def _post_processing(steps: str | None) -> "PostProcessing | None":
     """What --post-processing asks for."""
     from segdiff.config import ConfigError
@@ -707,7 +737,7 @@ def _post_processing(steps: str | None) -> "PostProcessing | None":
         raise ConfigError(str(error)) from error
 
 
-def _how(detector: "Detector", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
+def _how(detector: "Detector | Engine", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
     """What the probabilities depend on besides the model, for prediction.json."""
     from segdiff.inference.manifest import digest
     from segdiff.model_files import resolve_model
@@ -790,6 +820,21 @@ def predict(
             "OUT; the last to finish writes summary.csv and objects.geojson.",
         ),
     ] = None,
+    engine_name: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--engine", help="ray: workers on a Ray cluster, whose machines share the images, MODEL and OUT."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The Ray cluster; default: RAY_ADDRESS, else one of this machine."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Workers of Ray; default: as many as it has room for.")
+    ] = None,
+    cpus_per_actor: Annotated[int | None, typer.Option(min=1, help="Cores of each worker; default: 2.")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of each, 0.5 is half of one; default: 1 where Ray has any.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -799,14 +844,20 @@ def predict(
     from data_pipelines.pair_index import PairIndex, Part
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
-    from segdiff.inference.folder_run import LocalEngine, fill_folder, is_one_raster, left_to_do
-    from segdiff.inference.predictor import load
+    from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
+    from segdiff.inference.ray_engine import PoolSize
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.pictures import write_image
 
     screen = _Screen(as_json, quiet)
     steps = _post_processing(post_processing)
     _require_two(before, after)
+    if engine_name == "ray":
+        pool = PoolSize(actors, cpus_per_actor or 2, gpus_per_actor)
+    elif any(option is not None for option in (address, actors, cpus_per_actor, gpus_per_actor)):
+        raise ConfigError("--address, --actors, --cpus-per-actor and --gpus-per-actor are about Ray; add --engine ray")
+    else:
+        pool = None
     try:
         part = Part() if shard is None else Part.parse(shard)
     except ValueError as error:
@@ -815,44 +866,40 @@ def predict(
         raise ConfigError(f"--overwrite: one shard would remove what the others do; remove {out} and leave it out")
     with contextlib.ExitStack() as stack:
         index = stack.enter_context(PairIndex(before, after, part))
-        with _silence(debug):
-            detector = load(
-                model,
-                runtime=runtime,
-                precision=precision,
-                ensemble=ensemble or (),
-                test_time_augmentation=tta is not None,
-                post_processing=steps,
-            )
-        options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
-        try:
-            detector.check_options(**options)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        plan = DetectorPlan(
+            model,
+            runtime,
+            precision,
+            tuple(ensemble or ()),
+            test_time_augmentation=tta is not None,
+            post_processing=steps,
+            options={"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution},
+        )
+        engine = stack.enter_context(_open_engine(screen, plan, pool, address, debug))
         job = Job(
-            detector.path,
+            engine.path,
             {
-                **options,
+                **plan.options,
                 "probabilities": probabilities,
                 "geopackage": geopackage,
-                **_how(detector, ensemble or (), tta),
+                **_how(engine, ensemble or (), tta),
             },
             {"before": str(before.resolve()), "after": str(after.resolve())},
         )
         folder = PredictionFolder(
-            out, job, classes=detector.settings.classes, draw=draw, write_image=write_image,
+            out, job, classes=engine.settings.classes, draw=draw, write_image=write_image,
             probabilities=probabilities, geopackage=geopackage, overwrite=overwrite, part=part,
         )  # fmt: skip
         folder.keep_current(index.pairs())
-        screen.say(detector.runtime)
+        screen.say(engine.runtime)
         if done := len(folder.done):
             screen.say(f"done already: {done}, left: {len(index) - done}")
         if (first := next(left_to_do(index, folder), None)) is not None:
-            _say_resolution(screen, detector, first, resolution)
+            _say_resolution(screen, engine, first, resolution)
         unit = "rows" if is_one_raster(index, folder) else "pairs"
         update = stack.enter_context(screen.progress("predicting", unit))
         with folder:
-            tally = fill_folder(folder, index, LocalEngine(detector, options), on_progress=update, on_failure=_complain)
+            tally = fill_folder(folder, index, engine, on_progress=update, on_failure=_complain)
     left = folder.unfinished_parts() if part.count > 1 else []
     summary = {
         "out": out,
@@ -876,7 +923,7 @@ def predict(
         raise typer.Exit(SOME_FAILED)
 
 
-def _say_resolution(screen: _Screen, detector: "Detector", pair: "Pair", resolution: float | None) -> None:
+def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair", resolution: float | None) -> None:
     """What a run does about the ground resolution of its images, of which this pair is the first."""
     from data_pipelines.decoding import read_info
     from data_pipelines.layouts import DataError
@@ -1083,10 +1130,11 @@ def _status_of(error: Exception) -> int:
         "FolderError",
         "SplitError",
         "WeightsError",
+        "RayError",
     ):
         _complain(line)
         return WRONG_CALL
-    if type(error).__name__ == "TrainingError":
+    if type(error).__name__ in ("TrainingError", "LostWorkersError", "ExportError"):
         _complain(line)
         return CANNOT_GO_ON
     if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):

@@ -9,17 +9,21 @@ from pathlib import Path
 import cv2
 import keras
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.transform import from_origin
+from rasterio.features import rasterize
+from rasterio.transform import Affine, from_origin
 from shapely.geometry import shape
 
 from data_pipelines.layouts import DataError, match_pairs
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.folder import COLUMNS, FolderError, Job, PredictionFolder
-from segdiff.inference.predictor import Detector, FailedPair, predict_pairs
+from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, predict_pairs, stream_pairs
 from segdiff.inference.runtimes import keras_network
 from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
@@ -69,7 +73,10 @@ class CutOffError(Exception):
     """Stands for what ends a run without warning."""
 
 
-def fill(out: Path, detector: Detector, images: Path, *, stop_after: int | None = None, options=None, **folder_options):
+def fill(
+    out: Path, detector: Detector, images: Path, *, stop_after: int | None = None, options=None, streamed=False,
+    **folder_options,
+):  # fmt: skip
     """Predicts the pairs that are not done into OUT; returns the names of those it did."""
     pairs = match_pairs(images / "vor", images / "nach").pairs
     folder = PredictionFolder(
@@ -81,12 +88,15 @@ def fill(out: Path, detector: Detector, images: Path, *, stop_after: int | None 
         **folder_options,
     )
     done = []
+    predict = stream_pairs if streamed else predict_pairs
     with folder:
-        for result in predict_pairs(detector, [pair for pair in pairs if pair.name not in folder.done]):
+        for result in predict(detector, [pair for pair in pairs if pair.name not in folder.done]):
             if len(done) == stop_after:
                 raise CutOffError
             if isinstance(result, FailedPair):
                 folder.fail(result.pair.name, result.error)
+            elif isinstance(result, PredictedRaster):
+                folder.add_raster(result, lambda rows, of: None)
             else:
                 folder.add(result.pair, result.images, result.prediction, result.seconds)
             done.append(result.pair.name)
@@ -350,6 +360,46 @@ def test_a_geotiff_pair_gives_a_geotiff_mask(models, tmp_path):
             west, south, east, north = shape(item["geometry"]).bounds
             assert 14.9 < west < east < 15.1
             assert 45.1 < south < north < 45.2
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_objects_go_to_geopackages_in_the_reference_system_of_their_images(models, tmp_path, streamed):
+    """Of a run that was cut off after the first pair, too, in whatever systems the pairs are."""
+    detector, images, out = models[4], tmp_path / "in", tmp_path / "out"
+    systems = {"metres": "EPSG:32633", "feet": "EPSG:2263", "plain": None}
+    for folder, seed in (("vor", 30), ("nach", 31)):
+        (images / folder).mkdir(parents=True)
+        for name, crs in systems.items():
+            write_tiff(images / folder / f"{name}.tif", blobs(seed), crs)
+    with pytest.raises(CutOffError):
+        fill(out, detector, images, stop_after=1, geopackage=True, streamed=streamed)
+    (first,) = (out / "geopackages").iterdir()
+    written = first.stat().st_mtime_ns
+    (out / "geopackages" / ".plain.1.part.gpkg").write_text("of a process that was killed")
+    assert len(fill(out, detector, images, geopackage=True, streamed=streamed)) == 2
+    assert first.stat().st_mtime_ns == written
+    assert sorted(path.name for path in (out / "geopackages").iterdir()) == [f"{name}.gpkg" for name in sorted(systems)]
+    rows = {row["name"]: row for row in rows_of(out)}
+    for name, crs in systems.items():
+        file = out / "geopackages" / f"{name}.gpkg"
+        meta, _, blobs_, columns = pyogrio.raw.read(file, layer="objects")
+        geometries, fields = shapely.from_wkb(blobs_), dict(zip(meta["fields"], columns, strict=True))
+        assert len(geometries) == int(rows[name]["objects"]) > 3
+        assert shapely.is_valid(geometries).all()
+        assert fields["area"].sum() == pytest.approx(float(rows[name]["area"]), rel=1e-6)
+        assert set(fields["pair"]) == {name}
+        mask = detector.predict(images / "vor" / f"{name}.tif", images / "nach" / f"{name}.tif").mask
+        if crs is None:
+            assert "Undefined" in meta["crs"]
+            transform, unit = Affine.identity(), 1.0
+        else:
+            assert CRS.from_user_input(meta["crs"]) == CRS.from_user_input(crs)
+            transform, unit = from_origin(500000, 5000000, 2, 2), CRS.from_user_input(crs).units_factor[1]
+        assert shapely.area(geometries) * unit**2 == pytest.approx(fields["area"])
+        for index in (1, 2, 3):
+            of_class = geometries[fields["class"] == index]
+            found = rasterize(of_class, mask.shape, transform=transform) if len(of_class) else np.zeros_like(mask)
+            np.testing.assert_array_equal(found > 0, mask == index)
 
 
 def test_a_raster_with_no_place_on_the_ground_fails_by_name(models, tmp_path):
