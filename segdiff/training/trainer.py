@@ -39,7 +39,7 @@ from segdiff.training.callbacks import (
     History,
     KeepBest,
     Pictures,
-    ShortBar,
+    StepsDone,
     StopOnNaN,
     read_history,
 )
@@ -85,16 +85,16 @@ def train(
     show: ShowOutcome,
     post_process: PostProcess,
     say: Callable[[str], None],
-    bar: bool,
+    on_progress: Callable[[float, int], None] | None = None,
 ) -> dict[str, object] | None:
     """Trains into the run folder and returns what is in its metrics.json; None in a worker that is not the chief.
 
     ``workers`` are the addresses of all processes of the training and ``index`` says which this one is; only the first,
     the chief, writes and speaks. ``draw`` makes the pictures for TensorBoard after every epoch and ``show`` those of
-    the end, ``post_process`` does to a mask what prediction will do to it, ``say`` takes lines for a person; ``bar``
-    shows Keras' progress bar instead of a line an epoch. Raises ConfigError on a run folder that may not be used and on
-    a configuration that does not fit the data, FaultyDataError on data with faults, TrainingError on a run that cannot
-    go on.
+    the end, ``post_process`` does to a mask what prediction will do to it, ``say`` takes lines for a person;
+    ``on_progress`` is told the steps that are done and all steps. Raises ConfigError on a run folder that may not be
+    used and on a configuration that does not fit the data, FaultyDataError on data with faults, TrainingError on a run
+    that cannot go on.
     """
     config = _with_absolute_roots(config)
     _check_parts(config)
@@ -103,7 +103,7 @@ def train(
     if chief:
         _claim(run, config, resume)
     else:
-        say, bar = (lambda line: None), False
+        say, on_progress = (lambda line: None), None
     data = read_data(config, say)
     augmentation = _augmentation(config)
     (drawn,) = distribution.from_chief([np.array(_seed(config, run))])
@@ -213,11 +213,12 @@ def train(
             steps_per_epoch=plan.steps_per_epoch,
             validation_data=distribution.shares(val_batches),
             validation_steps=int(val_batches.cardinality()),
-            verbose=int(bar),
+            verbose=0,
             callbacks=[
                 PassOver(start, metrics, batches),
                 wait,  # before those that write its share down
-                ShortBar() if bar else EpochLines(say, config.train.epochs),
+                EpochLines(say, config.train.epochs),
+                *([StepsDone(on_progress, plan.steps_per_epoch, config.train.epochs)] if on_progress else []),
                 StopOnNaN(pairs_of),
                 *([backup] if chief else []),  # before the weights are swapped for their averages
                 *moving_average,

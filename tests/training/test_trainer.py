@@ -54,7 +54,7 @@ def quiet_train(
     no_picture = lambda before, after, mask, truth, classes: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
     return train(
         config, run, resume=resume, draw=draw or no_picture, show=show or (lambda outcome: {}),
-        post_process=postprocess_mask, say=say, bar=False,
+        post_process=postprocess_mask, say=say,
     )  # fmt: skip
 
 
