@@ -15,7 +15,7 @@ def display_rgb(image: np.ndarray, valid: np.ndarray | None = None, *, stretch: 
     and range are the sensor's own: each band by itself from the 2nd..98th percentile of its pixels to 0..255, from the
     smallest to the largest where these are equal. A band of one value has nothing to stretch: it stays as it is where
     it is of 8 bits, else it is a middle grey. Pixels outside of `valid` (bool H x W) and those that are no numbers
-    count for nothing, and are black where the image is stretched.
+    count for nothing and are black.
     Raises ValueError for other shapes and data types, and for 16 bits and floats that are not to be stretched.
     """
     require_image("image", image)
@@ -28,6 +28,8 @@ def display_rgb(image: np.ndarray, valid: np.ndarray | None = None, *, stretch: 
     bands = np.ascontiguousarray(image[..., : 3 if image.shape[2] >= 3 else 1])
     if stretch:
         bands = np.dstack([_stretch(bands[..., index], valid) for index in range(bands.shape[2])])
+    if valid is not None and not valid.all():
+        bands = np.where(valid[..., None], bands, np.uint8(0))
     return bands if bands.shape[2] == 3 else cv2.cvtColor(bands, cv2.COLOR_GRAY2RGB)
 
 
@@ -44,6 +46,7 @@ def _stretch(band: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
     if band.dtype.kind == "f":
         finite = np.isfinite(band)
         if not finite.all():
+            band = np.where(finite, band, 0)
             counted = finite if valid is None else finite & valid
     shown = _stretched(band, band if counted is None else band[counted])
     return shown if counted is None else np.where(counted, shown, np.uint8(0))
@@ -59,8 +62,7 @@ def _stretched(band: np.ndarray, counted: np.ndarray) -> np.ndarray:
         return band if band.dtype == np.uint8 else np.full(band.shape, 128, np.uint8)
     if band.dtype == np.uint8:
         return cv2.LUT(np.ascontiguousarray(band), _scaled(np.arange(256), low, high))
-    with np.errstate(invalid="ignore"):  # what is no number is painted over
-        return _scaled(band, low, high)
+    return _scaled(band, low, high)
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -27,8 +27,9 @@ _RIM_TABLE = color_table({1: INK})
 _RIM = 0.55
 _GREY_SPAN, _GREY_FLOOR = 0.7, 51  # beneath outcomes black is 51 and white 230, so that a colour is one on both
 _DIMMED = 0.4  # brightness of ignored pixels
-# The image stays to be seen where nothing is likely; from an even chance on it hardly shines through.
-_HEAT = np.interp(np.arange(256) / 255, [0, 0.5, 1], [0, 0.75, 0.85]).astype(np.float32)
+# Beneath a heat map the image is darker than any colour from an even chance on, and then hardly shines through.
+_HEAT_SPAN, _HEAT_FLOOR = 0.4, 20
+_HEAT = np.interp(np.arange(256) / 255, [0, 0.5, 1], [0, 0.85, 0.95]).astype(np.float32)
 
 
 class Size(NamedTuple):
@@ -94,7 +95,7 @@ def draw_outcomes(rgb: np.ndarray, outcomes: np.ndarray, style: Style = "fill") 
     them. Returns a new uint8 H x W x 3.
     """
     ignored = outcomes == IGNORE
-    picture = _dim(_grey(rgb), ignored)
+    picture = _dim(_grey(rgb, _GREY_SPAN, _GREY_FLOOR), ignored)
     marked = np.where(ignored, np.uint8(0), outcomes)
     return _mark(picture, marked, OUTCOME_TABLE, _OUTCOME_FILL[style], line=style != "fill")
 
@@ -102,13 +103,13 @@ def draw_outcomes(rgb: np.ndarray, outcomes: np.ndarray, style: Style = "fill") 
 def draw_probability(rgb: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """A heat map on an image: the more likely the change, the lighter the colour and the less shines through.
 
-    `rgb` is uint8 H x W x 3, shown in grey of lower contrast; `probability` is H x W, floats of 0..1 or uint8 of
-    0..255. Returns a new uint8 H x W x 3. Raises ValueError for probabilities outside of 0..1 or that are no numbers.
+    `rgb` is uint8 H x W x 3, shown in a dark grey; `probability` is H x W, floats of 0..1 or uint8 of 0..255. Returns a
+    new uint8 H x W x 3. Raises ValueError for probabilities outside of 0..1 or that are no numbers.
     """
     levels = probability_levels(probability)
     heat = cv2.LUT(cv2.merge([levels] * 3), PROBABILITY_TABLE[None])
     opacity = cv2.LUT(levels, _HEAT)
-    return cv2.blendLinear(heat, _grey(rgb), opacity, 1 - opacity)
+    return cv2.blendLinear(heat, _grey(rgb, _HEAT_SPAN, _HEAT_FLOOR), opacity, 1 - opacity)
 
 
 def probability_levels(probability: np.ndarray) -> np.ndarray:
@@ -140,8 +141,8 @@ def _mark(rgb: np.ndarray, labels: np.ndarray, table: np.ndarray, fill: float, *
     return _blend(picture, np.where(labels == 0, lines, np.uint8(0)), table, 1.0)
 
 
-def _grey(rgb: np.ndarray) -> np.ndarray:
-    grey = cv2.convertScaleAbs(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), alpha=_GREY_SPAN, beta=_GREY_FLOOR)
+def _grey(rgb: np.ndarray, span: float, floor: float) -> np.ndarray:
+    grey = cv2.convertScaleAbs(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), alpha=span, beta=floor)
     return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
 
 

@@ -106,8 +106,8 @@ def side_by_side(
 ) -> np.ndarray:
     """`overlay` of a change that is marked already."""
     size, left, right, labels = _panels(before, after, marks)
-    panels, captions, legend = [left, right, _draw(right, labels, marks, style)], ["before", "after", "change"], []
-    legend += marks.legend
+    panels, captions = [left, right, _draw(right, labels, marks, style)], ["before", "after", "change"]
+    legend: list[tuple[str, Color | Scale | None]] = list(marks.legend)
     if probability is not None:
         _require_shape("probability", probability, after)
         panels.append(draw_probability(right, resize_largest(probability_levels(probability), size)))

@@ -44,6 +44,6 @@ def color_table(colors: dict[int, Color]) -> np.ndarray:
 
 CLASS_TABLE = color_table(dict(enumerate(CLASS_COLORS, start=1)))
 OUTCOME_TABLE = color_table(OUTCOME_COLORS)
-# Matplotlib's plasma: its lightness rises evenly, so it is read without seeing hues, and in black and white.
-PROBABILITY_TABLE = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_PLASMA)[:, 0, ::-1].copy()
+# Black, red, yellow, white: lightness rises all the way, and reds and yellows are no grey for any eyes.
+PROBABILITY_TABLE = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_HOT)[:, 0, ::-1].copy()
 """The colour of a probability of i / 255, uint8 256 x 3."""

@@ -48,13 +48,13 @@ def encode_image(path: Path, rgb: np.ndarray, quality: int = 92) -> bytes:
 def write_gif(path: Path | str, frames: Sequence[np.ndarray], exact: Sequence[Color] = ()) -> None:
     """Write pictures (uint8 RGB of one size) as a GIF that shows one after the other for ever.
 
-    A GIF has 256 colours a picture: those of `exact` are kept as they are, the others are chosen by median cut. Raises
-    ValueError where pictures differ in size, OSError where the file cannot be written.
+    A GIF has 256 colours a picture: those of `exact` and the white of a page are kept as they are, the others are
+    chosen by median cut. Raises ValueError where pictures differ in size, OSError where the file cannot be written.
     """
     path = Path(path)
     if sizes := sorted({frame.shape for frame in frames[1:]} - {frames[0].shape}):
         raise ValueError(f"{path}: pictures of shapes {frames[0].shape} and {sizes[0]}; those of a GIF have one size")
-    first, *others = [_with_palette(frame, exact) for frame in frames]
+    first, *others = [_with_palette(frame, [*exact, (255, 255, 255)]) for frame in frames]
     with write_whole(path) as temporary:
         first.save(
             temporary, format="GIF", save_all=True, append_images=others, duration=BLINK_MILLISECONDS, loop=0,
