@@ -55,7 +55,7 @@ class _Commands(TyperGroup):
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             # the lines of a paragraph are the source's: what is shown has its own
-            command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+            command.help = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
             for parameter in command.get_params(ctx):
                 _shortened(parameter)
         return command

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jinja2
 import numpy as np
 import yaml
 
 from segdiff.files import write_whole
 from segdiff.visualization.charts import DARK, LIGHT, Theme
 from segdiff.visualization.curves import curve_charts, draw_curves
+from segdiff.visualization.pages import page_template
 from segdiff.visualization.pictures import encode_image, write_image
 from segdiff.visualization.scores import average_precision, confusion_chart, precision_recall_chart
 from segdiff.visualization.validation_pairs import pair_panels
@@ -64,7 +64,7 @@ def show_outcome(outcome: "Outcome") -> dict[str, np.ndarray]:
         write_image(run / f"{name}.png", picture)
     curves = [curve_charts(outcome.history, theme) for theme in (LIGHT, DARK)]
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    page = _template().render(
+    page = page_template("run_report.html").render(
         name=run.resolve().name,
         origin=_origin(config, outcome.classes),
         metrics=metrics,
@@ -87,16 +87,6 @@ def show_outcome(outcome: "Outcome") -> dict[str, np.ndarray]:
     with write_whole(run / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     return {f"end/{name}": picture for name, picture in pictures.items()}
-
-
-def _template() -> jinja2.Template:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    ).get_template("run_report.html")
 
 
 def _chart(title: str, light: np.ndarray, dark: np.ndarray) -> _Chart:
