@@ -193,8 +193,9 @@ def demo(
     _train(screen, config, run, resume=False)
     screen.say("3 of 3: predicting the pairs kept for validation, with scores, masks and overlays")
     scores = _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
-    looks = {"overlays": predictions / "overlays", "masks": predictions / "masks", "model": run / "model.keras"}
-    looks |= {"curves": run / "curves.png", "summary": predictions / "summary.csv"}
+    looks = {"report": predictions / "report.html", "overlays": predictions / "overlays"}
+    looks |= {"masks": predictions / "masks", "summary": predictions / "summary.csv"}
+    looks |= {"model": run / "model.keras", "curves": run / "curves.png"}
 
     def render(console: Console) -> None:
         console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
@@ -609,8 +610,10 @@ def _evaluate(
     from segdiff.inference.object_scores import ObjectScoreboard
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.model_files import resolve_model
+    from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.pictures import write_image
+    from segdiff.visualization.report import write_report
 
     run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
     if ignore is None and run is not None:
@@ -661,7 +664,7 @@ def _evaluate(
             columns = ("f1", "precision", "recall", "iou")
             object_columns = ("object_f1", "object_precision", "object_recall") if objects else ()
             folder = PredictionFolder(
-                out, job, classes=classes, draw=draw, write_image=write_image,
+                out, job, classes=classes, draw=draw, write_image=write_image, write_layers=write_layers,
                 columns=(*columns, *object_columns), overwrite=overwrite, resume=False,
             )  # fmt: skip
             stack.enter_context(folder)
@@ -699,6 +702,7 @@ def _evaluate(
     if out is not None:
         with write_whole(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
+        write_report(out)
     return figures
 
 
@@ -850,8 +854,10 @@ def predict(
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
     from segdiff.inference.ray_engine import PoolSize
+    from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.pictures import write_image
+    from segdiff.visualization.report import write_report
 
     screen = _Screen(as_json, quiet)
     steps = _post_processing(post_processing)
@@ -891,7 +897,7 @@ def predict(
             {"before": str(before.resolve()), "after": str(after.resolve())},
         )
         folder = PredictionFolder(
-            out, job, classes=engine.settings.classes, draw=draw, write_image=write_image,
+            out, job, classes=engine.settings.classes, draw=draw, write_image=write_image, write_layers=write_layers,
             probabilities=probabilities, geopackage=geopackage, overwrite=overwrite, part=part,
         )  # fmt: skip
         folder.keep_current(index.pairs())
@@ -905,6 +911,8 @@ def predict(
         with folder:
             tally = fill_folder(folder, index, engine, on_progress=update, on_failure=_complain)
     left = folder.unfinished_parts() if part.count > 1 else []
+    if not left:
+        write_report(out)
     summary = {
         "out": out,
         "predicted": tally.predicted,
@@ -917,7 +925,7 @@ def predict(
     def render(console: Console) -> None:
         done = tally.predicted
         console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {tally.failed} failed", style="bold")
-        for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv"))):
+        for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv", "report.html"))):
             console.print(f"  {out / name}", markup=False)
         if left:
             console.print(f"  {len(left)} of {part.count} shards are not finished", markup=False)
@@ -941,6 +949,20 @@ def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair"
     line = resolution_line(own, trained, target_resolution(own, trained))
     if line is not None:
         screen.say(line)
+
+
+@app.command(rich_help_panel="Prediction")
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Prediction folder: the --out of predict or evaluate.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the page of a prediction folder again: OUT/report.html, to be opened in a browser, from disk."""
+    from segdiff.visualization.report import write_report
+
+    page = write_report(out)
+    _Screen(as_json, quiet).result({"out": out, "report": page}, lambda console: console.print(str(page), markup=False))
 
 
 @app.command(rich_help_panel="Prediction")
@@ -1243,6 +1265,7 @@ def _status_of(error: Exception) -> int:
     if isinstance(error, ConfigError) or type(error).__name__ in (
         "ModelError",
         "FolderError",
+        "ReportError",
         "SplitError",
         "WeightsError",
         "RayError",

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit statuses, what is printed where, and what is left after a signal."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -32,7 +33,7 @@ from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
 
-COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "overlay"]
+COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "report", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
 
 
@@ -64,6 +65,17 @@ def require_one_line(err: str, *words: object) -> None:
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def require_report(out: Path, pairs: int) -> None:
+    """The page is there, and each of so many pairs has all its pictures."""
+    assert (out / "report.html").is_file()
+    data = (out / "report" / "data.js").read_text()
+    predicted = [pair for pair in json.loads(data.partition(" = ")[2].strip(";\n"))["pairs"] if pair["status"] == "ok"]
+    assert [pair["layers"] for pair in predicted] == [1] * pairs
+    for layer in ("before", "after", "mask", "contour", "probability", "thumbnail"):
+        names = {path.stem for path in (out / "report" / layer).iterdir()}
+        assert names == {pair["name"] for pair in predicted}, layer
 
 
 # ------------------------------------------------------------------------------------------- without TensorFlow
@@ -116,6 +128,7 @@ WRONG_CALLS = {
     "export nowhere --format tflite --out {}": ["nowhere", "shipped are"],
     "export m --format pickle --out {}": ["pickle", "savedmodel"],
     "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],
+    "report {}": ["there is no such folder", "prediction folder"],
 }
 
 
@@ -380,6 +393,8 @@ def test_evaluate_counts_what_it_writes(segdiff_command, here, tiny_run, tmp_pat
     rows = rows_of(out)
     assert [row["name"] for row in rows] == ["scene_0001", "scene_0006"]
     assert all(0 <= float(row["f1"]) <= 1 for row in rows)
+    require_report(out, 2)
+    assert len(list((out / "report" / "outcome").iterdir())) == 2
 
     status, printed, err = here("evaluate", tiny_run.run, tiny_run.data, "--split", "test")
     assert (status, "Traceback" in err) == (2, False)
@@ -539,6 +554,11 @@ def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, he
     assert rows["scene_0002"]["error"].startswith(str(after / "scene_0002.png"))
     assert rows["scene_0003"]["error"].startswith(str(after / "scene_0003.png"))
     assert len(list((out / "masks").iterdir())) == len(list((out / "probabilities").iterdir())) == 8
+    require_report(out, 8)
+    assert rows["scene_0003"]["error"].partition(": ")[2] in (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert here("report", out, "--json")[0] == 0
+    require_report(out, 8)
     fractions = [float(row["changed_fraction"]) for row in rows.values() if row["status"] == "ok"]
     assert printed["mean_changed_fraction"] == pytest.approx(np.mean(fractions))
 
@@ -598,6 +618,76 @@ def test_a_second_prediction_does_anew_what_changed_and_drops_what_is_gone(here,
     assert rows["scene_0000"] == first["scene_0000"]
     assert (out / "masks" / "scene_0000.png").stat().st_mtime_ns == written["scene_0000"]
     assert (out / "masks" / "scene_0001.png").stat().st_mtime_ns > written["scene_0001"]
+
+
+def test_shards_of_a_prediction_are_put_together(here, tiny_run, tmp_path):
+    folders = (tiny_run.data / "A", tiny_run.data / "B")
+    call = ("predict", tiny_run.run, *folders, "--json")
+    assert here(*call, "--out", tmp_path / "whole")[0] == 0
+    out = tmp_path / "out"
+    left = []
+    for shard in ("2/3", "3/3", "1/3"):
+        status, text, _ = here(*call, "--out", out, "--shard", shard)
+        assert status == 0
+        printed = json.loads(text)
+        assert printed["shard"] == shard
+        left.append(printed["shards_left"])
+    assert left == [["1/3", "3/3"], ["1/3"], []]
+
+    def content(folder: Path) -> tuple:
+        rows = sorted((row["name"], row["changed_pixels"], row["objects"], row["area"]) for row in rows_of(folder))
+        features = json.loads((folder / "objects.geojson").read_text())["features"]
+        masks = {path.name: path.read_bytes() for path in (folder / "masks").iterdir()}
+        return rows, sorted(map(json.dumps, features)), masks, json.loads((folder / "prediction.json").read_text())
+
+    assert content(out) == content(tmp_path / "whole")
+    status, text, _ = here(*call, "--out", out)
+    assert (status, json.loads(text)["predicted"]) == (0, 10)
+    assert content(out) == content(tmp_path / "whole"), "a run over all pairs takes the shards over"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--shard", "0/3"], ["--shard 0/3", "2/8"]),
+        (["--shard", "4/3"], ["--shard 4/3"]),
+        (["--shard", "third"], ["--shard third"]),
+        (["--shard", "1/3", "--overwrite"], ["--overwrite", "out"]),
+        (["--actors", "2"], ["--actors", "--engine ray"]),
+        (["--engine", "ray"], ["pip install 'segdiff[ray]'"]),
+    ],
+)
+def test_wrong_shards_and_engines_are_one_line(here, tiny_run, tmp_path, monkeypatch, options, words):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    call = ("predict", tiny_run.run, tiny_run.data / "A", tiny_run.data / "B", "--out", tmp_path / "out")
+    status, text, err = here(*call, *options)
+    assert (status, text) == (2, "")
+    require_one_line(err, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_may_not_be_read_is_named(here, tiny_run, tmp_path, monkeypatch):
+    """As a user without rights meets it; that root may read everything is why it is asked of Python, not of files."""
+    for source in ("A", "B"):
+        shutil.copytree(tiny_run.data / source, tmp_path / source)
+    locked, opened, listed = tmp_path / "B" / "scene_0003.png", io.open, os.scandir
+
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", lambda path, *a, **k: (refuse if path == locked else opened)(path, *a, **k))
+    monkeypatch.setattr(io, "open", lambda path, *a, **k: (refuse if path == locked else opened)(path, *a, **k))
+    call = ("predict", tiny_run.run, tmp_path / "A", tmp_path / "B", "--out", tmp_path / "out")
+    status, _, err = here(*call, "--quiet")
+    assert status == 3
+    require_one_line(err, locked, "Permission denied")
+    rows = {row["name"]: row["error"] for row in rows_of(tmp_path / "out") if row["status"] == "failed"}
+    assert set(rows) == {"scene_0003"}
+    assert "Permission denied" in rows["scene_0003"]
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) if path == tmp_path / "A" else listed(path))
+    status, text, err = here(*call)
+    assert (status, text) == (1, "")
+    require_one_line(err, tmp_path / "A", "cannot be listed: Permission denied", "chmod")
 
 
 def test_overlay_refuses_what_does_not_lie_on_one_another(here, tmp_path):
@@ -810,7 +900,7 @@ def test_int8_that_costs_f1_is_refused_and_leaves_nothing(here, tmp_path):
     network = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(4, 8))), bands=3, classes=1)
     names = [f"scene_{number:04d}.png" for number in range(4)]
 
-    def save(threshold: float) -> dict[str, np.ndarray]:
+    def save(threshold: float) -> dict[str, Prediction]:
         network.settings = Settings(threshold=threshold, tile=32, overlap=8, stride=network.settings.stride)
         network.save(model)
         detector = load(model, runtime="tensorflow", precision="float32")
@@ -824,7 +914,7 @@ def test_int8_that_costs_f1_is_refused_and_leaves_nothing(here, tmp_path):
     call = ("export", model, "--format", "tflite", "--data", data, "--out", tmp_path / "out", "--quiet", "--precision")
     status, out, err = here(*call, "int8")
     assert (status, out) == (4, "")
-    require_one_line(err, "not written: F1 on 4 of the 4 pairs in", "falls from 1.0000 to 0.", "0.005 is allowed")
+    require_one_line(err, "segdiff: not written: F1 on 4 of the 4 pairs in", "from 1.0000 to 0.", "0.005 is allowed")
     assert set(tmp_path.iterdir()) == there
     assert here(*call, "float16")[0] == 0
 
@@ -879,6 +969,7 @@ def test_a_killed_prediction_goes_on(segdiff_command, tiny_run, tmp_path):
     again = segdiff_command(*call, "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["predicted"] == 30
+    require_report(out, 30)
     rows = rows_of(out)
     assert sorted(row["name"] for row in rows) == names
     assert {name: (out / "masks" / f"{name}.png").stat().st_mtime_ns for name in done} == kept

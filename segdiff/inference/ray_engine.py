@@ -188,7 +188,9 @@ class RayEngine:
             elif actor.calls:
                 awaited[actor.calls[0][0]] = actor
         ready, _ = self._ray.wait(list(awaited), num_returns=1, timeout=60)
-        if not ready:
+        if ready:  # and all others that are: one that is always first would keep them from it
+            ready, _ = self._ray.wait(list(awaited), num_returns=len(awaited), timeout=0)
+        else:
             waiting = sum(actor.preparing is not None for actor in self._actors)
             if waiting == len(self._actors):
                 self._say(f"waiting for the cluster to give room for {waiting} actors")
