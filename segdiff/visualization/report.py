@@ -265,7 +265,7 @@ def _figures(folder: Path, tally: Tally, truth: bool) -> list[dict[str, str]]:
     predicted = max(tally.predicted, 1)
     scores = _scores(folder, tally) if truth and tally.scored else []
     return [
-        figure("pairs", f"{tally.predicted:,}", f"and {tally.failed:,} failed" if tally.failed else ""),
+        figure("pairs", f"{tally.predicted + tally.failed:,}", f"{tally.failed:,} failed" if tally.failed else ""),
         figure("with change", f"{tally.changed:,}", f"{tally.changed / predicted:.0%}"),
         figure("mean change", f"{tally.fractions / predicted:.2%}"),
         *(figure("changed area", *_area(area, unit)) for unit, area in tally.areas.items()),
