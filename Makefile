@@ -7,18 +7,21 @@ demo: .venv/installed
 	$(BIN)/segdiff demo --overwrite
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# TORCH_PYTHON=PYTHON, one that imports torch: PyTorch beside it
+# TORCH_PYTHON=PYTHON, one that imports torch: PyTorch beside it. The last two take some GB of disk
+# (bench_raster --side, bench_regions --size: for less)
 bench: .venv/installed
 	$(BIN)/python -m tests.benchmarks.bench_network
 	$(BIN)/python -m tests.benchmarks.bench_pipeline
 	$(BIN)/python -m tests.benchmarks.bench_models
+	$(BIN)/python -m tests.benchmarks.bench_raster
+	$(BIN)/python -m tests.benchmarks.bench_regions
 
 bench-accuracy: .venv/installed
 	$(BIN)/python -m tests.benchmarks.bench_accuracy

@@ -95,9 +95,17 @@ def find_pairs(root: Path) -> DataSet:
     """Find the labelled pairs of `root`, a data folder, packed or not, or a CSV file, in any layout that segdiff knows.
 
     Faults of single files do not stop the search: they are collected in the result. DataError is raised where there is
-    nothing to search: `root` is missing, shows no known layout or more than one, or has no masks.
+    nothing to search: `root` is missing, shows no known layout or more than one, has no masks, or may not be read.
     """
-    root = Path(root)
+    try:
+        return _find_pairs(Path(root))
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or root}: cannot be read ({error.strerror or error}); mend it or its permissions"
+        ) from error
+
+
+def _find_pairs(root: Path) -> DataSet:
     if root.is_file():
         if root.suffix.lower() != ".csv":
             raise DataError(f"{root}: a file that is no data set; allowed: {_ALLOWED}")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import IGNORE
-from data_pipelines.decoding import grid_difference, read_mask
+from data_pipelines.boxes import COLUMNS, read_box_lines
+from data_pipelines.decoding import DecodeError, grid_difference, mask_strips
 from data_pipelines.layouts import DataError, DataSet, Fault, Pair
 from data_pipelines.scanning import ImageScan, MaskScan, scan_files
 
@@ -112,7 +113,7 @@ class CheckReport:
 def check(
     data: DataSet, *, ignore: int | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> CheckReport:
-    """Decode every file of the pairs, on all cores, and report all faults together with those of `data`.
+    """Read every file of the pairs, on all cores, and report all faults together with those of `data`.
 
     `ignore` is the stored mask value of pixels without truth, 1..255; without it the one coding with an ignore value
     that is recognised is 0/1/255. `on_progress` is called with the files done and the files in all. Pairs without masks
@@ -135,8 +136,36 @@ def check(
     readable = {path: scan for path, scan in masks.items() if not scan.error}
     coding, warnings = recognise_coding([scan.counts for scan in readable.values() if not _smeared(scan)], ignore)
     faults += _coding_faults(readable, coding)
+    faults += _box_faults(data.pairs, images, coding)
+    for split, pairs in data.splits.items():
+        boxless = [pair.name for pair in pairs if pair.boxes is None]
+        if 0 < len(boxless) < len(pairs):
+            warnings.append(
+                f"{len(boxless)} of {len(pairs)} pairs of split {split} have no boxes/NAME.csv, {boxless[0]} first: "
+                f"objects cannot be scored; no more than the line {','.join(COLUMNS)} says that there are none"
+            )
     splits = {split: _split_report(pairs, images, masks, coding) for split, pairs in data.splits.items()}
     return CheckReport(data, tuple(sorted(set(faults))), tuple(warnings), coding, bands, splits)
+
+
+def _box_faults(pairs: Iterable[Pair], images: dict[Path, ImageScan], coding: MaskCoding | None) -> Iterator[Fault]:
+    """The first wrong line of each file of true objects; a name for a class may be one that the configuration gives."""
+    for pair in pairs:
+        size = images[pair.after]
+        if pair.boxes is None or not size.height:
+            continue
+        highest = coding.classes - 1 if coding else 1
+        try:
+            for box in read_box_lines(pair.boxes, size.height, size.width):
+                # of change or none every type is the change
+                if highest > 1 and (not box.type or (box.type.isdecimal() and not 1 <= int(box.type) <= highest)):
+                    allowed = f"allowed are 1 to {highest} and the names of classes"
+                    yield Fault(pair.boxes, f"line {box.line}: type {box.type!r} is no class of the masks; {allowed}")
+                    break
+        except DecodeError as error:
+            yield Fault(pair.boxes, error.problem)
+        except OSError as error:
+            yield Fault(pair.boxes, f"unreadable: {error.strerror or error}; restore it")
 
 
 # ------------------------------------------------------------------------------------------------- mask coding
@@ -319,8 +348,10 @@ def recognise_files(paths: Sequence[Path], ignore: int | None = None) -> MaskCod
     seen: Counter[int] = Counter()
     histograms = []
     for path in paths:
-        values, counts = np.unique(read_mask(path), return_counts=True)
-        histograms.append(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        counts = np.zeros(256, np.int64)
+        for strip in mask_strips(path):
+            counts += np.bincount(strip.ravel(), minlength=256)
+        histograms.append({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
         seen.update(histograms[-1])
     coding, _ = recognise_coding(histograms, ignore)
     if coding is None:

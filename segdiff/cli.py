@@ -27,9 +27,12 @@ from segdiff import __version__
 if TYPE_CHECKING:
     from data_pipelines.layouts import DataSet, Pair
     from data_pipelines.validation import CheckReport, MaskCoding
+    from segdiff.inference.folder_run import DetectorPlan, Engine
     from segdiff.inference.object_scores import ObjectOptions
     from segdiff.inference.predictor import Detector
+    from segdiff.inference.ray_engine import PoolSize
     from segdiff.model_files import PostProcessing
+    from segdiff.visualization.overlays import Marks
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
@@ -92,7 +95,7 @@ class _Screen:
 
     def __init__(self, as_json: bool, quiet: bool):
         self.as_json, self.quiet = as_json, quiet
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr if as_json else sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         if not self.quiet:
@@ -609,7 +612,7 @@ def _evaluate(
     from segdiff.model_files import resolve_model
     from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.pictures import write_image
     from segdiff.visualization.report import write_report
 
     run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
@@ -703,6 +706,34 @@ def _evaluate(
     return figures
 
 
+@contextlib.contextmanager
+def _open_engine(
+    screen: _Screen, plan: "DetectorPlan", pool: "PoolSize | None", address: str | None, debug: bool
+) -> "Iterator[Engine]":
+    """What predicts: this process, or a pool of Ray actors. Options out of range are a wrong call."""
+    from segdiff.config import ConfigError
+    from segdiff.inference.folder_run import LocalEngine
+
+    with contextlib.ExitStack() as stack:
+        engine: Engine
+        try:
+            if pool is None:
+                with _silence(debug):
+                    engine = LocalEngine(plan.load(), plan.options)
+            else:
+                from segdiff.inference.ray_engine import open_ray_engine
+
+                # where a machine dies Ray prints what only its developers can read
+                shown = sys.stderr if debug else io.StringIO()
+                stack.enter_context(contextlib.redirect_stdout(shown))
+                engine = stack.enter_context(open_ray_engine(plan, pool, address=address, debug=debug, say=screen.say))
+        except ValueError as error:
+            if type(error) is ValueError:
+                raise ConfigError(str(error)) from error
+            raise
+        yield engine
+
+
 def _post_processing(steps: str | None) -> "PostProcessing | None":
     """What --post-processing asks for."""
     from segdiff.config import ConfigError
@@ -714,7 +745,7 @@ def _post_processing(steps: str | None) -> "PostProcessing | None":
         raise ConfigError(str(error)) from error
 
 
-def _how(detector: "Detector", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
+def _how(detector: "Detector | Engine", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
     """What the probabilities depend on besides the model, for prediction.json."""
     from segdiff.inference.manifest import digest
     from segdiff.model_files import resolve_model
@@ -797,6 +828,21 @@ def predict(
             "OUT; the last to finish writes summary.csv and objects.geojson.",
         ),
     ] = None,
+    engine_name: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--engine", help="ray: workers on a Ray cluster, whose machines share the images, MODEL and OUT."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The Ray cluster; default: RAY_ADDRESS, else one of this machine."),
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="Workers of Ray; default: as many as it has room for.")
+    ] = None,
+    cpus_per_actor: Annotated[int | None, typer.Option(min=1, help="Cores of each worker; default: 2.")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of each, 0.5 is half of one; default: 1 where Ray has any.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -806,16 +852,22 @@ def predict(
     from data_pipelines.pair_index import PairIndex, Part
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
-    from segdiff.inference.folder_run import LocalEngine, fill_folder, is_one_raster, left_to_do
-    from segdiff.inference.predictor import load
+    from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
+    from segdiff.inference.ray_engine import PoolSize
     from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.pictures import write_image
     from segdiff.visualization.report import write_report
 
     screen = _Screen(as_json, quiet)
     steps = _post_processing(post_processing)
     _require_two(before, after)
+    if engine_name == "ray":
+        pool = PoolSize(actors, cpus_per_actor or 2, gpus_per_actor)
+    elif any(option is not None for option in (address, actors, cpus_per_actor, gpus_per_actor)):
+        raise ConfigError("--address, --actors, --cpus-per-actor and --gpus-per-actor are about Ray; add --engine ray")
+    else:
+        pool = None
     try:
         part = Part() if shard is None else Part.parse(shard)
     except ValueError as error:
@@ -824,44 +876,40 @@ def predict(
         raise ConfigError(f"--overwrite: one shard would remove what the others do; remove {out} and leave it out")
     with contextlib.ExitStack() as stack:
         index = stack.enter_context(PairIndex(before, after, part))
-        with _silence(debug):
-            detector = load(
-                model,
-                runtime=runtime,
-                precision=precision,
-                ensemble=ensemble or (),
-                test_time_augmentation=tta is not None,
-                post_processing=steps,
-            )
-        options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
-        try:
-            detector.check_options(**options)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        plan = DetectorPlan(
+            model,
+            runtime,
+            precision,
+            tuple(ensemble or ()),
+            test_time_augmentation=tta is not None,
+            post_processing=steps,
+            options={"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution},
+        )
+        engine = stack.enter_context(_open_engine(screen, plan, pool, address, debug))
         job = Job(
-            detector.path,
+            engine.path,
             {
-                **options,
+                **plan.options,
                 "probabilities": probabilities,
                 "geopackage": geopackage,
-                **_how(detector, ensemble or (), tta),
+                **_how(engine, ensemble or (), tta),
             },
             {"before": str(before.resolve()), "after": str(after.resolve())},
         )
         folder = PredictionFolder(
-            out, job, classes=detector.settings.classes, draw=draw, write_image=write_image, write_layers=write_layers,
+            out, job, classes=engine.settings.classes, draw=draw, write_image=write_image, write_layers=write_layers,
             probabilities=probabilities, geopackage=geopackage, overwrite=overwrite, part=part,
         )  # fmt: skip
         folder.keep_current(index.pairs())
-        screen.say(detector.runtime)
+        screen.say(engine.runtime)
         if done := len(folder.done):
             screen.say(f"done already: {done}, left: {len(index) - done}")
         if (first := next(left_to_do(index, folder), None)) is not None:
-            _say_resolution(screen, detector, first, resolution)
+            _say_resolution(screen, engine, first, resolution)
         unit = "rows" if is_one_raster(index, folder) else "pairs"
         update = stack.enter_context(screen.progress("predicting", unit))
         with folder:
-            tally = fill_folder(folder, index, LocalEngine(detector, options), on_progress=update, on_failure=_complain)
+            tally = fill_folder(folder, index, engine, on_progress=update, on_failure=_complain)
     left = folder.unfinished_parts() if part.count > 1 else []
     if not left:
         write_report(out)
@@ -887,7 +935,7 @@ def predict(
         raise typer.Exit(SOME_FAILED)
 
 
-def _say_resolution(screen: _Screen, detector: "Detector", pair: "Pair", resolution: float | None) -> None:
+def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair", resolution: float | None) -> None:
     """What a run does about the ground resolution of its images, of which this pair is the first."""
     from data_pipelines.decoding import read_info
     from data_pipelines.layouts import DataError
@@ -922,50 +970,76 @@ def overlay(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Image, or folder of images.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image, or folder: files pair by stem.")],
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask or folder: 0/1, 0/255 or class indices.")],
-    out: Annotated[Path, typer.Option(metavar="OUT", help="Picture (.jpg, .png) of a pair, or a folder.")],
+    out: Annotated[
+        Path, typer.Option(metavar="OUT", help="Picture of a pair: .jpg, .png, or .gif that blinks; or a folder.")
+    ],
     truth: Annotated[
         Path | None, typer.Option(metavar="LABEL", help="True mask or folder: shows true, false and missed.")
+    ] = None,
+    probability: Annotated[
+        Path | None,
+        typer.Option(metavar="PROBABILITY", help="File or folder of probabilities of change: adds a heat map."),
+    ] = None,
+    style: Annotated[
+        Literal["contour", "fill", "both"] | None,
+        typer.Option(help="Default: both; with --truth fill; of a .gif contour."),
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Bands to show, from 1: 4,3,2, or one; default: the first.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Names for the legend; first that of no change.")
     ] = None,
     ignore: Ignore = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show masks over their images: before, after, and the contour of the change."""
+    """Show masks over their images: before, after, and the change; images of any size, bands and data type."""
     from data_pipelines.layouts import IMAGE_SUFFIXES, DataError, match_pairs
+    from data_pipelines.overviews import bounded_cache
     from segdiff.config import ConfigError
 
     screen = _Screen(as_json, quiet)
-    suffix, writable = out.suffix.lower(), (".jpg", ".jpeg", ".png")
-    if suffix not in writable and suffix in (*IMAGE_SUFFIXES, ".gif", ".pdf", ".svg"):
+    suffix, writable = out.suffix.lower(), (".jpg", ".jpeg", ".png", ".gif")
+    if suffix not in writable and suffix in (*IMAGE_SUFFIXES, ".pdf", ".svg"):
         raise ConfigError(
             f"{out}: pictures are written as {', '.join(writable)}; without such an ending OUT is a folder"
         )
-    _require_there(mask, *([truth] if truth else []))
+    if suffix == ".gif" and probability is not None:
+        raise ConfigError(f"{out}: a .gif blinks and has no heat map; leave --probability out, or name a .jpg or .png")
+    shown_bands = None if bands is None else _band_numbers(bands)
+    _require_there(*(path for path in (mask, truth, probability) if path))
     _require_two(before, after)
     data = match_pairs(before, after)
     folders = after.is_dir()
-    for path in (mask, truth):
+    for path in (mask, truth, probability):
         if path is not None and path.is_dir() != folders:
             kind = "folders" if folders else "files"
-            raise ConfigError(f"{path}: {before} and {after} are {kind}, so masks and truth must be {kind} too")
+            raise ConfigError(f"{path}: {before} and {after} are {kind}, so what lies on them must be {kind} too")
     if folders and suffix in writable:
         raise ConfigError(f"{out}: is one picture, {after} is a folder of images; name a folder with --out")
     if suffix not in writable and out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file; name a folder, or a picture that ends in {', '.join(writable)}")
     failed = {fault.path.stem: str(fault) for fault in data.faults}
     drawn = []
-    masks, mask_coding = _masks_of(mask, data, ignore)
-    truths, truth_coding = ({}, None) if truth is None else _masks_of(truth, data, ignore)
-    with screen.progress("drawing") as update:
+    with bounded_cache():
+        masks, coding = _masks_of(mask, data, ignore)
+        truths, truth_coding = ({}, None) if truth is None else _masks_of(truth, data, ignore)
+        heats = {} if probability is None else _files_of(probability, data)
+    names = _legend_names(classes, coding, mask)
+    with bounded_cache(), screen.progress("drawing") as update:
         for done, pair in enumerate(data.pairs, start=1):
             try:
-                for folder, found in ((mask, masks), (truth, truths)):
+                for folder, found in ((mask, masks), (truth, truths), (probability, heats)):
                     if folder is not None and pair.name not in found:
-                        raise DataError(f"{folder}: has no mask {pair.name}.png for the pair {pair.name}; add it")
+                        raise DataError(f"{folder}: has no file {pair.name}.png for the pair {pair.name}; add it")
                 file = out if suffix in writable else out / f"{pair.name}.jpg"
                 true = (truths[pair.name], truth_coding) if truth_coding else None
-                _draw_overlay(pair, (masks[pair.name], mask_coding), true, file)
+                _draw_overlay(
+                    pair, (masks[pair.name], coding), true, heats.get(pair.name), file,
+                    style=style, bands=shown_bands, classes=names,
+                )  # fmt: skip
                 drawn.append(file)
             except DataError as error:
                 if not folders:
@@ -979,50 +1053,135 @@ def overlay(
         raise typer.Exit(SOME_FAILED)
 
 
+def _band_numbers(bands: str) -> list[int]:
+    from segdiff.config import ConfigError
+
+    numbers = [int(part) for part in bands.split(",") if part.strip().isdigit()]
+    if len(numbers) != bands.count(",") + 1 or len(numbers) not in (1, 3) or 0 in numbers:
+        raise ConfigError(f"--bands {bands}: is no choice of bands; give three numbers from 1, like 4,3,2, or one")
+    return numbers
+
+
+def _legend_names(classes: str | None, coding: "MaskCoding", mask: Path) -> list[str] | None:
+    """The names of the classes, or None where there is one of change without a name."""
+    from segdiff.config import ConfigError
+
+    if classes is None:
+        numbered = [f"class {index}" for index in range(1, coding.classes)]
+        return ["no change", *numbered] if len(numbered) > 1 else None
+    names = [name.strip() for name in classes.split(",")]
+    if len(names) < coding.classes:
+        raise ConfigError(
+            f"--classes: has {len(names)} names, {mask} {coding.classes} classes; name all, that of no change first"
+        )
+    return names
+
+
+def _files_of(source: Path, data: "DataSet") -> dict[str, Path]:
+    """The files by the name of their pair: one of any name, or those of a folder by their stems."""
+    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
+
+    names = {pair.name for pair in data.pairs}
+    if not source.is_dir():
+        return dict.fromkeys(names, source)
+    images = (file for file in sorted(source.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES)
+    found = {file.stem: file for file in images if file.stem in names}
+    if not found:
+        raise DataError(f"{source}: holds no file for any of the pairs; files pair by stem")
+    return found
+
+
 def _masks_of(source: Path, data: "DataSet", ignore: int | None) -> tuple[dict[str, Path], "MaskCoding"]:
     """The masks by the name of their pair, and the coding that they have together."""
-    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
     from data_pipelines.validation import recognise_files
 
-    if source.is_dir():
-        names = {pair.name for pair in data.pairs}
-        images = (file for file in sorted(source.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES)
-        masks = {file.stem: file for file in images if file.stem in names}
-    else:
-        masks = {pair.name: source for pair in data.pairs}
-    if not masks:
-        raise DataError(f"{source}: holds no mask for any of the pairs; masks pair by stem")
+    masks = _files_of(source, data)
     return masks, recognise_files(list(masks.values()), ignore)
 
 
 def _draw_overlay(
-    pair: "Pair", mask: tuple[Path, "MaskCoding"], truth: tuple[Path, "MaskCoding"] | None, file: Path
+    pair: "Pair",
+    mask: tuple[Path, "MaskCoding"],
+    truth: tuple[Path, "MaskCoding"] | None,
+    probability: Path | None,
+    file: Path,
+    *,
+    style: Literal["contour", "fill", "both"] | None,
+    bands: Sequence[int] | None,
+    classes: Sequence[str] | None,
 ) -> None:
+    """Reads everything of a pair in a size that memory holds, however large the images are, and draws it."""
+    from data_pipelines.decoding import read_info, require_same_grid
+    from data_pipelines.layouts import DataError
+    from data_pipelines.overviews import probability_strips, read_overview
+    from segdiff.inference.previews import Preview, preview_factor
+    from segdiff.visualization.display import display_rgb
+    from segdiff.visualization.drawing import probability_levels
+    from segdiff.visualization.overlays import blink, side_by_side
+    from segdiff.visualization.pictures import write_gif, write_image
+
+    info = read_info(pair.after)
+    for path in (pair.before, mask[0], *([truth[0]] if truth else []), *([probability] if probability else [])):
+        require_same_grid(path, pair.after)
+        other = read_info(path)
+        if (other.height, other.width) != (info.height, info.width):
+            raise DataError(
+                f"{path}: is {other.width} x {other.height} pixels (width x height), {pair.after} is "
+                f"{info.width} x {info.height}; crop or resample one"
+            )
+    factor = preview_factor(info.height, info.width)
+    size = -(-info.height // factor), -(-info.width // factor)
+    before, after = (
+        display_rgb(image.pixels, image.valid, stretch=image.sensor)
+        for image in (read_overview(path, *size, bands) for path in (pair.before, pair.after))
+    )
+    marks = _read_marks(mask, truth, info.height, info.width, classes)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix.lower() == ".gif":
+        frames = blink(before, after, marks, style=style or "contour")
+        write_gif(file, frames, [color for _, color in marks.legend if color])
+        return
+    heat = None
+    if probability is not None:
+        levels = Preview(info.height, info.width, "largest")
+        try:
+            for strip in probability_strips(probability):
+                levels.add(probability_levels(strip))
+        except ValueError as error:
+            raise DataError(f"{probability}: {error}") from error
+        heat = levels.image()
+    write_image(file, side_by_side(before, after, marks, probability=heat, style=style))
+
+
+def _read_marks(
+    mask: tuple[Path, "MaskCoding"],
+    truth: tuple[Path, "MaskCoding"] | None,
+    height: int,
+    width: int,
+    classes: Sequence[str] | None,
+) -> "Marks":
+    """What is drawn of a mask, or of a mask and its truth, compared pixel by pixel before they are made small."""
     import numpy as np
 
     from data_pipelines import IGNORE
-    from data_pipelines.decoding import read_image, read_mask, require_same_grid
-    from data_pipelines.layouts import DataError
-    from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from data_pipelines.decoding import mask_strips
+    from data_pipelines.overviews import strips_together
+    from segdiff.inference.previews import Preview
+    from segdiff.visualization.drawing import compare
+    from segdiff.visualization.overlays import mark_change, mark_outcomes
 
-    for path in (pair.before, mask[0], *([truth[0]] if truth else [])):
-        require_same_grid(path, pair.after)
-    before, after = read_image(pair.before), read_image(pair.after)
-    shown = mask[1].decode(read_mask(mask[0]))
-    true = None if truth is None else truth[1].decode(read_mask(truth[0]))
-    for path, image in ((pair.before, before), (mask[0], shown), *([(truth[0], true)] if truth else [])):
-        if image.shape[:2] != after.shape[:2]:  # type: ignore[union-attr]
-            sizes = [f"{x.shape[1]} x {x.shape[0]}" for x in (image, after)]  # type: ignore[union-attr]
-            raise DataError(
-                f"{path}: is {sizes[0]} pixels (width x height), {pair.after} is {sizes[1]}; crop or resample one"
-            )
-    if true is not None and mask[1].values == (0, 255):
-        # a mask that tells change from none is right wherever the truth has any class
-        true = np.where((true > 0) & (true != IGNORE), np.uint8(1), true)
-    picture = draw(before, after, shown, true)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, picture)
+    small = Preview(height, width, "largest")
+    for strips in strips_together(*(mask_strips(path) for path, _ in (mask, *([truth] if truth else [])))):
+        labels = mask[1].decode(strips[0])
+        if truth:
+            true = truth[1].decode(strips[1])
+            if mask[1].values == (0, 255):
+                # a mask that tells change from none is right wherever the truth has any class
+                true = np.where((true > 0) & (true != IGNORE), np.uint8(1), true)
+            labels = compare(labels, true)
+        small.add(labels + np.uint8(1))  # wraps: what is ignored is the smallest
+    labels = small.image() - np.uint8(1)
+    return mark_outcomes(labels) if truth else mark_change(labels, classes)
 
 
 def main() -> None:
@@ -1109,10 +1268,11 @@ def _status_of(error: Exception) -> int:
         "ReportError",
         "SplitError",
         "WeightsError",
+        "RayError",
     ):
         _complain(line)
         return WRONG_CALL
-    if type(error).__name__ == "TrainingError":
+    if type(error).__name__ in ("TrainingError", "LostWorkersError", "ExportError"):
         _complain(line)
         return CANNOT_GO_ON
     if type(error).__name__ in ("MemoryError", "ResourceExhaustedError"):

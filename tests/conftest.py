@@ -12,6 +12,24 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+LONGEST = (
+    "test_distributed_runs.py",
+    "test_trainer.py",
+    "test_cli.py",
+    "test_multiworker.py",
+    "test_ray_engine.py",
+    "test_architectures.py",
+    "test_exporting.py",
+    "test_predictor.py",
+)
+"""The files that take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first: processes that take a file at a time then end at about the same time."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real pairs and golden outputs that lies beside the project, never inside it."""

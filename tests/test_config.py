@@ -86,6 +86,15 @@ def test_overrides_lie_over_the_file_and_the_last_one_counts(tmp_path):
     assert config.seed is None
 
 
+def test_post_processing_is_a_word_or_a_section(tmp_path):
+    file = write(tmp_path, "inference: {post_processing: none}\n")
+    assert load_config(file).inference.post_processing == "none"
+    chosen = load_config(write(tmp_path, "inference: {post_processing: {closing: 2, vote: true}}\n"))
+    steps = chosen.inference.post_processing
+    assert (steps.closing, steps.fill_holes, steps.vote, steps.minimum_area) == (2, 0, True, 0)
+    assert load_config(write(tmp_path, dump_config(chosen))) == chosen
+
+
 def test_the_full_configuration_comes_back_from_what_was_written(tmp_path):
     config = load_config(
         None,
@@ -181,6 +190,12 @@ def test_the_three_ready_configurations_are_there():
             "model={architecture: pretrained_diff, encoder: {weights: null}}",
             ["model: pretrained_diff needs encoder.weights: imagenet"],
         ),
+        (
+            "inference.post_processing=no",
+            ["inference.post_processing: got False", "'auto' or 'none', or a section with the keys closing"],
+        ),
+        ("inference.post_processing={closing: -1}", ["--set: inference.post_processing.closing: got -1, input should"]),
+        ("inference.post_processing.vot=true", ["inference.post_processing.vot: unknown key", "did you mean vote?"]),
         ("seed=-1", ["seed: got -1"]),
         ("train=3", ["train: got 3"]),
         ("train.epochs", ["--set train.epochs: is not KEY=VALUE", "--set train.epochs=3"]),

@@ -1,7 +1,5 @@
 """Boxes of objects: around the regions of a mask, or from the file of a pair's true objects."""
 
-import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data_pipelines.boxes import COLUMNS, read_box_lines
 from data_pipelines.decoding import read_info
 from data_pipelines.layouts import DataError, Pair
-from data_pipelines.shards import ShardError, read_bytes
-
-COLUMNS = ("x1", "y1", "x2", "y2", "type")
-"""Those that a file of true objects has; further ones are left alone."""
 
 
 @dataclass(frozen=True)
@@ -132,57 +127,14 @@ def read_true_boxes(pairs: Sequence[Pair], classes: Sequence[str]) -> dict[str, 
 def read_boxes(path: Path, classes: Sequence[str], height: int, width: int) -> Boxes:
     """The true objects in a file, for a model of those classes (names, 0 first) and an image of height x width pixels.
 
-    The first line names the columns x1,y1,x2,y2,type. Coordinates are pixels as in `Boxes`, whole or not, x2 and y2
-    excluded: 0,0,width,height is the whole image. `type` is the name or the index of a class other than 0; for a model
-    of two classes any type is the change. DataError, in one line, names the file, the line and what is wrong with it.
+    The file is one of `read_box_lines`. `type` is the name or the index of a class other than 0; for a model of two
+    classes any type is the change. DataError, in one line, names the file, the line and what is wrong with it.
     """
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except ShardError as error:
-        raise DataError(f"{path}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True, restval="")
-    columns = {name.strip().lower(): name for name in reader.fieldnames or ()}
-    if absent := [name for name in COLUMNS if name not in columns]:
-        raise DataError(
-            f"{path}: line 1: no column {', '.join(absent)} among {', '.join(columns) or 'none'}; "
-            f"the first line names the columns: {','.join(COLUMNS)}"
-        )
     corners, kinds = [], []
-    for row in reader:
-        line = f"{path}: line {reader.line_num}"
-        if None in row:
-            raise DataError(f"{line}: more values than the {len(reader.fieldnames or ())} columns; one box a line")
-        values = {name: row[columns[name]].strip() for name in COLUMNS}
-        corners.append(_corners(line, values, height, width))
-        kinds.append(_class_index(line, values["type"], classes))
+    for box in read_box_lines(path, height, width):
+        corners.append(box.corners)
+        kinds.append(_class_index(f"{path}: line {box.line}", box.type, classes))
     return Boxes(np.array(corners).reshape(-1, 4), np.array(kinds, np.int64), np.ones(len(kinds)))
-
-
-def _corners(line: str, values: dict[str, str], height: int, width: int) -> tuple[float, float, float, float]:
-    numbers = []
-    for name in COLUMNS[:4]:
-        try:
-            number = float(values[name])
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise DataError(f"{line}: {name} is {values[name]!r}, it must be a number, in pixels")
-        numbers.append(number)
-    x1, y1, x2, y2 = numbers
-    for low, high, start, end, side, size in (
-        ("x1", "x2", x1, x2, "width", width),
-        ("y1", "y2", y1, y2, "height", height),
-    ):
-        if start >= end:
-            raise DataError(f"{line}: {low} {start:g} is not below {high} {end:g}; a box is left, top, right, bottom")
-        if start < 0 or end > size:
-            raise DataError(
-                f"{line}: {low} {start:g} to {high} {end:g} reaches out of the image, whose {side} is {size} pixels; "
-                f"allowed are 0 to {size}"
-            )
-    return x1, y1, x2, y2
 
 
 def _class_index(line: str, kind: str, classes: Sequence[str]) -> int:

@@ -269,7 +269,9 @@ class PredictionFolder:
         """Writes summary.csv and objects.geojson from the books of all parts; two may do so at the same time."""
         books = [part_books(self.folder, Part(number, self.part.count)) for number in range(1, self.part.count + 1)]
         self._publish_objects(books)
-        whole_books(self.folder).features.unlink(missing_ok=True)
+        earlier = whole_books(self.folder)  # of a run that was killed, which the parts have taken over
+        earlier.features.unlink(missing_ok=True)
+        shutil.rmtree(earlier.loose, ignore_errors=True)  # another part may be at the same
         self._write_summary(self.folder / "summary.csv", chain.from_iterable(part.rows() for part in books))
         self._remove_unfinished()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -12,15 +12,51 @@ from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from segdiff.inference.folder import PredictionFolder
 from segdiff.inference.pair_writer import PairWriter, WrittenPair
-from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, stream_pairs
+from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, load, stream_pairs
 from segdiff.inference.rasters import is_raster
-from segdiff.model_files import Settings
+from segdiff.inference.runtimes import Precision, RuntimeName
+from segdiff.model_files import PostProcessing, Settings
 
 OnRows = Callable[[int, int], None]
 """Told, of a pair of rasters at work, how many rows are done and how many there are."""
 
 NAMED_FAILURES = 1000
 """So many failed pairs are named in the result of a run; summary.csv names them all."""
+
+
+@dataclass(frozen=True)
+class DetectorPlan:
+    """A detector to be loaded, here or elsewhere, as ``load`` does, and the options of ``Detector.predict``."""
+
+    model: str
+    runtime: RuntimeName = "auto"
+    precision: Precision = "auto"
+    ensemble: tuple[str, ...] = ()
+    test_time_augmentation: bool = False
+    post_processing: PostProcessing | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def absolute(self) -> "DetectorPlan":
+        """With paths that mean the same in any folder."""
+
+        def anywhere(model: str) -> str:
+            return str(Path(model).absolute()) if Path(model).exists() else model
+
+        return replace(self, model=anywhere(self.model), ensemble=tuple(map(anywhere, self.ensemble)))
+
+    def load(self, threads: int | None = None) -> Detector:
+        """The detector. Raises what ``load`` does, and ValueError on options out of range."""
+        detector = load(
+            self.model,
+            runtime=self.runtime,
+            precision=self.precision,
+            ensemble=self.ensemble,
+            test_time_augmentation=self.test_time_augmentation,
+            post_processing=self.post_processing,
+            threads=threads,
+        )
+        detector.check_options(**self.options)
+        return detector
 
 
 class Engine(Protocol):
@@ -37,6 +73,10 @@ class Engine(Protocol):
     @property
     def runtime(self) -> str:
         """What computes, for a person."""
+
+    @property
+    def post_processing(self) -> PostProcessing:
+        """What is done to the masks."""
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, in any order, drawn as they are needed."""
@@ -64,6 +104,11 @@ class LocalEngine:
     def runtime(self) -> str:
         """What computes, for a person."""
         return self.detector.runtime
+
+    @property
+    def post_processing(self) -> PostProcessing:
+        """What is done to the masks."""
+        return self.detector.post_processing
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, in order; rasters row by row."""

@@ -415,6 +415,7 @@ def load(
     ensemble: Sequence[str | Path] = (),
     test_time_augmentation: bool = False,
     post_processing: PostProcessing | None = None,
+    threads: int | None = None,
 ) -> Detector:
     """The detector that MODEL stands for: a shipped name, a .keras file, a run folder or an exported folder.
 
@@ -422,11 +423,11 @@ def load(
         result = detector.predict("before.png", "after.png")
         result.mask, result.probability
 
-    ``runtime`` and ``precision`` are those of ``open_network``. The models of ``ensemble`` predict with it. Masks are
-    post-processed as the model says, or as ``post_processing`` does: ``PostProcessing()`` leaves them alone. Raises
-    ModelError where there is none, or none that can be trusted.
+    ``runtime``, ``precision`` and ``threads`` are those of ``open_network``. The models of ``ensemble`` predict with
+    it. Masks are post-processed as the model says, or as ``post_processing`` does: ``PostProcessing()`` leaves them
+    alone. Raises ModelError where there is none, or none that can be trusted.
     """
-    networks = [open_network(one, runtime, precision) for one in (model, *ensemble)]
+    networks = [open_network(one, runtime, precision, threads) for one in (model, *ensemble)]
     return Detector(
         *networks, test_time_augmentation=test_time_augmentation, post_processing=post_processing
     )  # fmt: skip

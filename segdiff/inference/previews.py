@@ -5,6 +5,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from segdiff.inference.resampling import resize
+
 LONGEST = 2048
 """The longest side of a preview, in pixels."""
 
@@ -44,9 +46,9 @@ class Preview:
         if self._by == "largest":
             tall = np.maximum.reduceat(rows, np.arange(0, len(rows), factor), axis=0)
             return np.maximum.reduceat(tall, np.arange(0, self._width, factor), axis=1)
-        size = -(-self._width // factor), -(-len(rows) // factor)
-        small = cv2.resize(rows, size, interpolation=cv2.INTER_AREA)
-        return small.reshape(*small.shape[:2], *rows.shape[2:])
+        to = -(-len(rows) // factor), -(-self._width // factor)
+        small = resize(rows.reshape(*rows.shape[:2], -1), to, cv2.INTER_AREA)
+        return small.reshape(*to, *rows.shape[2:])
 
     def image(self) -> np.ndarray:
         """The small image, when all rows have been added."""

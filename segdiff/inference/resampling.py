@@ -14,6 +14,15 @@ _BANDS_AT_ONCE = 4
 """The most that OpenCV takes the means of."""
 
 
+def resize(image: np.ndarray, to: tuple[int, int], method: int) -> np.ndarray:
+    """``cv2.resize`` of H x W x C to (height, width), whatever the number of bands."""
+    resized = []
+    for band in range(0, image.shape[2], _BANDS_AT_ONCE):
+        bands = np.ascontiguousarray(image[..., band : band + _BANDS_AT_ONCE])
+        resized.append(cv2.resize(bands, to[::-1], interpolation=method).reshape(*to, -1))
+    return resized[0] if len(resized) == 1 else np.concatenate(resized, axis=2)
+
+
 class RowResampler:
     """Brings an image that comes as slabs of rows to another size, holding the rows alone that are not done with.
 
@@ -55,13 +64,7 @@ class RowResampler:
         if self._to_width == self._width or not len(rows):
             return rows if len(rows) else np.empty((0, self._to_width, rows.shape[2]), np.float32)
         method = cv2.INTER_AREA if self._to_width < self._width else cv2.INTER_LINEAR
-        size = (self._to_width, len(rows))
-        some = (
-            np.ascontiguousarray(rows[..., band : band + _BANDS_AT_ONCE])
-            for band in range(0, rows.shape[2], _BANDS_AT_ONCE)
-        )
-        narrow = [cv2.resize(bands, size, interpolation=method).reshape(*size[::-1], -1) for bands in some]
-        return narrow[0] if len(narrow) == 1 else np.concatenate(narrow, axis=2)
+        return resize(rows, (len(rows), self._to_width), method)
 
 
 def resample_rows(slabs: Iterable[np.ndarray], size: tuple[int, int], to: tuple[int, int]) -> Iterator[np.ndarray]:

@@ -52,23 +52,27 @@ class Network:
     """Side of the one tile size that it takes; None: any multiple of the stride."""
 
 
-def open_network(model: str | Path, runtime: RuntimeName = "auto", precision: Precision = "auto") -> Network:
+def open_network(
+    model: str | Path, runtime: RuntimeName = "auto", precision: Precision = "auto", threads: int | None = None
+) -> Network:
     """The network that MODEL stands for.
 
     ``auto`` takes OpenVINO on processors, where it is installed, and TensorFlow on GPUs. For OpenVINO a .keras file is
     converted once and kept in the cache folder under a name made of its content; TensorFlow is not imported where that
     is there. The precision ``auto`` is bfloat16 on processors that multiply it, float32 on others and in TensorFlow
-    that which suits the network and the device. Raises ModelError on a model that is none, or that another runtime or
+    that which suits the network and the device. ``threads`` are those of processors that it may use, else all: for
+    several processes on one machine. Raises ModelError on a model that is none, or that another runtime or
     precision was exported for.
     """
     path = resolve_model(model)
     if path.name == MANIFEST:
-        return _open_exported(path, runtime, precision)
+        return _open_exported(path, runtime, precision, threads)
     chosen = _choose(runtime)
     if chosen == "openvino":
-        return _open_converted(path, precision)
+        return _open_converted(path, precision, threads)
     from segdiff.models.loading import load_model
 
+    _limit_tensorflow(threads)
     return keras_network(load_model(path), path, precision)
 
 
@@ -79,6 +83,15 @@ def keras_network(model: Any, path: Path, precision: Precision = "auto") -> Netw
     run, said = tensorflow_runtime(model, precision)
     settings = replace(model.settings, reach=measure_reach(model))
     return Network(run, settings, (model.bands, model.bands_after), path, said)
+
+
+def _limit_tensorflow(threads: int | None) -> None:
+    """To be called before TensorFlow has computed anything."""
+    if threads is not None:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
 def _choose(runtime: RuntimeName) -> str:
@@ -99,14 +112,14 @@ def _may_have_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def _open_exported(path: Path, runtime: RuntimeName, precision: Precision) -> Network:
+def _open_exported(path: Path, runtime: RuntimeName, precision: Precision, threads: int | None) -> Network:
     manifest = read_manifest(path)
     file, computes = path.parent / manifest.file, RUNTIMES[manifest.format]
     if runtime not in ("auto", computes):
         raise ModelError(f"{path.parent}: is exported for {manifest.format}, --runtime is {runtime}; leave it out")
     if computes == "openvino":
         try:
-            run, said = openvino_runtime(file, precision)
+            run, said = openvino_runtime(file, precision, threads)
         except RuntimeError as error:
             raise ModelError(f"{file}: is no network that OpenVINO reads, or it is broken; export it again") from error
     elif precision not in ("auto", manifest.precision):
@@ -116,16 +129,17 @@ def _open_exported(path: Path, runtime: RuntimeName, precision: Precision) -> Ne
     elif computes == "tensorflow":
         from segdiff.inference.saved_model import saved_model_runtime
 
+        _limit_tensorflow(threads)
         run, said = saved_model_runtime(file)
     else:
         from segdiff.inference.tflite import tflite_runtime
 
-        run, said = tflite_runtime(file)
+        run, said = tflite_runtime(file, threads)
     said += f", exported to {manifest.format} in {manifest.precision}"
     return Network(run, manifest.settings, manifest.bands, path, said, manifest.tile)
 
 
-def _open_converted(path: Path, precision: Precision) -> Network:
+def _open_converted(path: Path, precision: Precision, threads: int | None) -> Network:
     """Converts a .keras file, or takes it from the cache; what is damaged there is converted anew."""
     import openvino
 
@@ -134,7 +148,7 @@ def _open_converted(path: Path, precision: Precision) -> Network:
     damaged = False
     try:
         if kept.exists():
-            return _run_converted(path, kept, precision)
+            return _run_converted(path, kept, precision, threads)
     except (ModelError, RuntimeError, OSError):
         damaged = True
         logger.warning("%s: this converted model is damaged or may not be read, it is made anew", kept)
@@ -145,21 +159,21 @@ def _open_converted(path: Path, precision: Precision) -> Network:
     model = load_model(path)
     try:
         export_openvino(model, kept, sha256, replace=damaged)
-        return _run_converted(path, kept, precision)
+        return _run_converted(path, kept, precision, threads)
     except (ModelError, RuntimeError, OSError):
         # no room, no right to write, or another process at the same: this time it is not kept
         with tempfile.TemporaryDirectory() as elsewhere:
             export_openvino(model, Path(elsewhere, "openvino"), sha256)
-            return _run_converted(path, Path(elsewhere, "openvino"), precision)
+            return _run_converted(path, Path(elsewhere, "openvino"), precision, threads)
 
 
-def _run_converted(path: Path, folder: Path, precision: Precision) -> Network:
+def _run_converted(path: Path, folder: Path, precision: Precision, threads: int | None) -> Network:
     manifest = read_manifest(folder / MANIFEST)
-    run, said = openvino_runtime(folder / manifest.file, precision)
+    run, said = openvino_runtime(folder / manifest.file, precision, threads)
     return Network(run, manifest.settings, manifest.bands, path, said)
 
 
-def openvino_runtime(file: Path, precision: Precision = "auto") -> tuple[Runtime, str]:
+def openvino_runtime(file: Path, precision: Precision = "auto", threads: int | None = None) -> tuple[Runtime, str]:
     """The network in the file by OpenVINO on the processor, and which precision that is.
 
     Of several batches as many are computed side by side as OpenVINO finds best, about one a core, since one at a time
@@ -175,7 +189,10 @@ def openvino_runtime(file: Path, precision: Precision = "auto") -> tuple[Runtime
     def requests(hint: str) -> list[Any]:
         """What computes: those for many batches are one more than run at once, to begin while a result is taken."""
         precision_hint = {"bfloat16": "bf16", "float32": "f32"}[kind]
-        hints = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision_hint}
+        hints: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": precision_hint}
+        if threads is not None:
+            # pinned, the threads of all processes would share the machine's first cores
+            hints |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         compiled = core.compile_model(network, "CPU", hints)
         count = 1 if hint == "LATENCY" else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
         return [compiled.create_infer_request() for _ in range(count)]

@@ -13,8 +13,8 @@ from segdiff.inference.runtimes import Batch, Runtime
 from segdiff.model_files import ModelError
 
 
-def tflite_runtime(file: Path) -> tuple[Runtime, str]:
-    """The network of a .tflite file on all cores, by XNNPACK; images have the one size that it takes.
+def tflite_runtime(file: Path, threads: int | None = None) -> tuple[Runtime, str]:
+    """The network of a .tflite file on so many threads, else all cores, by XNNPACK; images have the one size it takes.
 
     Raises ModelError on a file that is none, or that names operations from outside TFLite: those of TensorFlow, which
     may read and write files, are among them.
@@ -23,11 +23,12 @@ def tflite_runtime(file: Path) -> tuple[Runtime, str]:
 
     from segdiff.inference.exporting import INPUTS, OUTPUT
 
+    threads = threads or os.cpu_count() or 1
     try:
         content = file.read_bytes()
         _require_own_operations(file, content)
         with without_deprecation():
-            interpreter = tf.lite.Interpreter(model_content=content, num_threads=os.cpu_count())
+            interpreter = tf.lite.Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
         compute = interpreter.get_signature_runner("serving_default")
     except (OSError, ValueError, RuntimeError) as error:
@@ -44,7 +45,7 @@ def tflite_runtime(file: Path) -> tuple[Runtime, str]:
         for batch in batches:
             yield np.stack([one(before, after) for before, after in zip(*batch, strict=True)])
 
-    return run, f"TFLite, {os.cpu_count()} threads"
+    return run, f"TFLite, {threads} threads"
 
 
 @contextmanager

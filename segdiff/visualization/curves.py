@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from segdiff.visualization.overlays import write_image
+from segdiff.visualization.pictures import write_image
 
 # A panel's title and its columns; a column is drawn with its validation twin, `val_` and its name.
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -11,18 +11,10 @@ import numpy as np
 from PIL import Image
 
 from segdiff.files import write_whole
-from segdiff.visualization.overlays import (
-    CLASS_COLORS,
-    IGNORE,
-    OUTCOME_COLORS,
-    Color,
-    Size,
-    compare,
-    display_rgb,
-    draw_outcomes,
-    resize_labels,
-    write_image,
-)
+from segdiff.visualization.display import display_rgb
+from segdiff.visualization.drawing import Size, compare, draw_outcomes, resize_labels
+from segdiff.visualization.palettes import CLASS_COLORS, IGNORE, OUTCOME_COLORS, Color
+from segdiff.visualization.pictures import write_image
 
 LONGEST = 1024
 """Longest side of a layer, in pixels."""

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from segdiff.files import write_whole
 from segdiff.visualization.layers import LAYERS, LONGEST, heat_gradient
-from segdiff.visualization.overlays import CLASS_COLORS, FALSE, MISSED, OUTCOME_COLORS, TRUE, WRONG_CLASS, Color
+from segdiff.visualization.palettes import CLASS_COLORS, FALSE, MISSED, OUTCOME_COLORS, TRUE, WRONG_CLASS, Color
 
 LISTED = 20_000
 """The page lists so many predicted pairs at most: those that matter most."""

@@ -1,6 +1,9 @@
 """Finding pairs: every layout, every alias, every fault that names alone can show."""
 
+import os
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -308,3 +311,37 @@ def test_match_refuses_what_is_no_pair(tmp_path: Path):
     (tmp_path / "b").mkdir()
     (fault,) = match_pairs(tmp_path / "a", tmp_path / "b").faults
     assert fault.path == tmp_path / "b"
+
+
+@contextmanager
+def unreadable(folder: Path) -> Iterator[None]:
+    """Within it this user, root too, may not read the folder."""
+    own = os.geteuid()
+    folder.chmod(0)
+    try:
+        if own == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(own)
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("inner", ["", "B", "list"])
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path: Path, inner: str):
+    put_pairs(tmp_path, ["one", "two"])
+    put(tmp_path / "list" / "train.txt", b"one\n")
+    words = r"^\S+: cannot be read \(Permission denied\); mend it or its permissions$"
+    with unreadable(tmp_path / inner), pytest.raises(DataError, match=words):
+        find_pairs(tmp_path)
+    assert find_pairs(tmp_path).faults == ()
+
+
+def test_a_link_to_itself_is_one_line(tmp_path: Path):
+    put_pairs(tmp_path, ["one", "two"])
+    link = tmp_path / "A" / "one.png"
+    link.unlink()
+    link.symlink_to(link)
+    with pytest.raises(DataError) as caught:
+        find_pairs(tmp_path)
+    assert str(caught.value).startswith(f"{link}: cannot be read (")

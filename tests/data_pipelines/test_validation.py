@@ -183,6 +183,46 @@ def test_a_palette_mask_is_checked_by_its_indices(tmp_path: Path):
     assert (report.coding.name, report.coding.classes) == ("class indices 0..2", 3)
 
 
+def test_files_of_true_objects_are_read_too(tmp_path: Path):
+    root = write_set(tmp_path, {"a": mask_of(1, 2, 3), "b": mask_of(1), "c": mask_of(2), "d": mask_of(3)})
+    (root / "boxes").mkdir()
+    header, good = "x1,y1,x2,y2,type\n", f"0,0,{SIZE},{SIZE},3\n1,2.5,3,4,short\n"
+
+    def checked(**lines: str) -> CheckReport:
+        for name in "abcd":
+            (root / "boxes" / f"{name}.csv").unlink(missing_ok=True)
+        for name, text in lines.items():
+            (root / "boxes" / f"{name}.csv").write_text(text)
+        return check(find_pairs(root))
+
+    assert (checked(a=header + good, b=header, c=header, d=header + good).faults, checked().warnings) == ((), ())
+    wrong = {
+        "a": header + good + "1,1,2,2,4\n7,7,1,1,0\n",
+        "b": header + f"1,1,{SIZE + 1},2,1\n",
+        "c": "x1,y1,w,h,type\n1,1,2,2,1\n",
+        "d": header + "5,5,4,9,1\n",
+    }
+    report = checked(**wrong)
+    words = (
+        "line 4: type '4' is no class of the masks; allowed are 1 to 3 and the names of classes",
+        f"line 2: x1 1 to x2 {SIZE + 1} reaches out of the image, whose width is {SIZE} pixels",
+        "line 1: no column x2, y2",
+        "line 2: x1 5 is not below x2 4",
+    )
+    for name, line, said in zip("abcd", told(report), words, strict=True):
+        assert line.startswith(f"{root / 'boxes' / f'{name}.csv'}: {said}")
+        assert "\n" not in line
+    report = checked(a=header, c=header, d=header)
+    assert report.faults == ()
+    assert report.warnings == (
+        "1 of 4 pairs of split all have no boxes/NAME.csv, b first: objects cannot be scored; "
+        "no more than the line x1,y1,x2,y2,type says that there are none",
+    )
+    for name in "abcd":  # change or none: every type is the change
+        save(root / "label" / f"{name}.png", mask_of(255))
+    assert checked(a=header + "1,1,2,2,9\n1,1,2,2,\n", b=header, c=header, d=header).faults == ()
+
+
 def test_no_pairs_at_all(tmp_path: Path):
     empty = DataSet(tmp_path, "A/B/label", (), ())
     assert told(check(empty)) == [f"{tmp_path}: no pairs in it"]

@@ -14,6 +14,7 @@ from data_pipelines.synthetic import write_scenes
 from data_pipelines.validation import check
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference import export_model as exporting
+from segdiff.inference import exporting as writing
 from segdiff.inference.comparing import (
     Comparison,
     ExportError,
@@ -27,8 +28,10 @@ from segdiff.inference.formats import PRECISIONS, RUNTIMES, choose_export
 from segdiff.inference.manifest import digest, read_manifest
 from segdiff.inference.predictor import Detector
 from segdiff.inference.runtimes import Network, open_network
+from segdiff.inference.saved_model import OPERATIONS
 from segdiff.model_files import ModelError, Settings
 from segdiff.models.architectures import build_change_detector
+from segdiff.models.encoders import ENCODERS
 
 PACKAGES = {"onnx": ("onnx", "tf2onnx"), "int8": ("nncf",)}
 FLOATS = [(kind, precision) for kind, kinds in PRECISIONS.items() for precision in kinds if precision != "int8"]
@@ -289,6 +292,45 @@ def test_a_saved_model_that_would_write_a_file_is_not_run(manifest_for, tmp_path
     with pytest.raises(ModelError, match=r"saved_model.pb: holds the operation WriteFile"):
         open_network(tmp_path)
     assert not victim.exists()
+
+
+SMALL = {"channels": (4, 8, 8)}
+FULL = {"decoder": {"attention": True, "squeeze_excite": True}, "shared_encoder": False}
+NETWORKS: list[dict] = [
+    {"encoder": {**SMALL, "norm": "group", "dropout": 0.2}, "align": "crop_resize", "difference": "normalized", **FULL},
+    {"encoder": SMALL, "difference": "absolute", "decoder": {"name": "mlp"}},
+    {"encoder": SMALL, "difference": "squared", "decoder": {"name": "fpn", "upsampling": "bilinear"}},
+    {"architecture": "fc_ef"},
+    {"encoder": {"name": "mit_b0", "levels": 2}},
+]
+MORE_NETWORKS = [
+    *({"encoder": {"name": name}, "decoder": {"name": "mlp"}} for name in ENCODERS),
+    *({"encoder": {**SMALL, "norm": norm}, "difference": "signed"} for norm in ("batch", "local", "none")),
+    *({"encoder": SMALL, "align": mode, "shared_encoder": False} for mode in ("crop", "resize")),
+    {"encoder": SMALL, "decoder": {"upsampling": "bilinear"}},
+    {"architecture": "fc_siam_conc"},
+    {"architecture": "fc_siam_diff"},
+]
+
+
+def operations_of(config: dict) -> set[str]:
+    """Of the graph that is exported."""
+    keras.backend.clear_session()
+    model = build_change_detector(ModelConfig.model_validate(config), classes=2)
+    graph = writing._frozen(model).graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return {node.op for node in nodes}
+
+
+@pytest.mark.parametrize("config", NETWORKS)
+def test_a_saved_model_of_every_kind_of_network_may_run(config):
+    assert operations_of(config) <= OPERATIONS
+
+
+@pytest.mark.slow
+def test_no_operation_is_allowed_that_no_network_needs():
+    needed = set().union(*(operations_of(config) for config in [*NETWORKS, *MORE_NETWORKS]))
+    assert needed == OPERATIONS - {"PartitionedCall", "StatefulPartitionedCall"}
 
 
 def test_what_the_probability_does_not_depend_on_is_not_even_read(exported):

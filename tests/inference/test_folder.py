@@ -3,27 +3,39 @@
 import csv
 import json
 import pickle
+import shutil
+import tracemalloc
+from contextlib import closing
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
+import shapely
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.transform import from_origin
+from rasterio.features import rasterize
+from rasterio.transform import Affine, from_origin
 from shapely.geometry import shape
 
 from data_pipelines.layouts import DataError, match_pairs
+from data_pipelines.pair_index import PairIndex, Part
 from segdiff.config import EncoderConfig, ModelConfig
+from segdiff.inference.books import Ledger, whole_books
 from segdiff.inference.folder import COLUMNS, FolderError, Job, PredictionFolder
-from segdiff.inference.predictor import Detector, FailedPair, predict_pairs
+from segdiff.inference.objects import read_geojson
+from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, predict_pairs, stream_pairs
 from segdiff.inference.runtimes import keras_network
 from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
-from segdiff.visualization.overlays import overlay, write_image
+from segdiff.visualization.overlays import overlay
+from segdiff.visualization.pictures import write_image
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +80,10 @@ class CutOffError(Exception):
     """Stands for what ends a run without warning."""
 
 
-def fill(out: Path, detector: Detector, images: Path, *, stop_after: int | None = None, options=None, **folder_options):
+def fill(
+    out: Path, detector: Detector, images: Path, *, stop_after: int | None = None, options=None, streamed=False,
+    **folder_options,
+):  # fmt: skip
     """Predicts the pairs that are not done into OUT; returns the names of those it did."""
     pairs = match_pairs(images / "vor", images / "nach").pairs
     folder = PredictionFolder(
@@ -80,12 +95,15 @@ def fill(out: Path, detector: Detector, images: Path, *, stop_after: int | None 
         **folder_options,
     )
     done = []
+    predict = stream_pairs if streamed else predict_pairs
     with folder:
-        for result in predict_pairs(detector, [pair for pair in pairs if pair.name not in folder.done]):
+        for result in predict(detector, [pair for pair in pairs if pair.name not in folder.done]):
             if len(done) == stop_after:
                 raise CutOffError
             if isinstance(result, FailedPair):
                 folder.fail(result.pair.name, result.error)
+            elif isinstance(result, PredictedRaster):
+                folder.add_raster(result, lambda rows, of: None)
             else:
                 folder.add(result.pair, result.images, result.prediction, result.seconds)
             done.append(result.pair.name)
@@ -351,6 +369,46 @@ def test_a_geotiff_pair_gives_a_geotiff_mask(models, tmp_path):
             assert 45.1 < south < north < 45.2
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_objects_go_to_geopackages_in_the_reference_system_of_their_images(models, tmp_path, streamed):
+    """Of a run that was cut off after the first pair, too, in whatever systems the pairs are."""
+    detector, images, out = models[4], tmp_path / "in", tmp_path / "out"
+    systems = {"metres": "EPSG:32633", "feet": "EPSG:2263", "plain": None}
+    for folder, seed in (("vor", 30), ("nach", 31)):
+        (images / folder).mkdir(parents=True)
+        for name, crs in systems.items():
+            write_tiff(images / folder / f"{name}.tif", blobs(seed), crs)
+    with pytest.raises(CutOffError):
+        fill(out, detector, images, stop_after=1, geopackage=True, streamed=streamed)
+    (first,) = (out / "geopackages").iterdir()
+    written = first.stat().st_mtime_ns
+    (out / "geopackages" / ".plain.1.part.gpkg").write_text("of a process that was killed")
+    assert len(fill(out, detector, images, geopackage=True, streamed=streamed)) == 2
+    assert first.stat().st_mtime_ns == written
+    assert sorted(path.name for path in (out / "geopackages").iterdir()) == [f"{name}.gpkg" for name in sorted(systems)]
+    rows = {row["name"]: row for row in rows_of(out)}
+    for name, crs in systems.items():
+        file = out / "geopackages" / f"{name}.gpkg"
+        meta, _, blobs_, columns = pyogrio.raw.read(file, layer="objects")
+        geometries, fields = shapely.from_wkb(blobs_), dict(zip(meta["fields"], columns, strict=True))
+        assert len(geometries) == int(rows[name]["objects"]) > 3
+        assert shapely.is_valid(geometries).all()
+        assert fields["area"].sum() == pytest.approx(float(rows[name]["area"]), rel=1e-6)
+        assert set(fields["pair"]) == {name}
+        mask = detector.predict(images / "vor" / f"{name}.tif", images / "nach" / f"{name}.tif").mask
+        if crs is None:
+            assert "Undefined" in meta["crs"]
+            transform, unit = Affine.identity(), 1.0
+        else:
+            assert CRS.from_user_input(meta["crs"]) == CRS.from_user_input(crs)
+            transform, unit = from_origin(500000, 5000000, 2, 2), CRS.from_user_input(crs).units_factor[1]
+        assert shapely.area(geometries) * unit**2 == pytest.approx(fields["area"])
+        for index in (1, 2, 3):
+            of_class = geometries[fields["class"] == index]
+            found = rasterize(of_class, mask.shape, transform=transform) if len(of_class) else np.zeros_like(mask)
+            np.testing.assert_array_equal(found > 0, mask == index)
+
+
 def test_a_raster_with_no_place_on_the_ground_fails_by_name(models, tmp_path):
     local = 'LOCAL_CS["site grid",UNIT["metre",1]]'
     for folder, seed in (("vor", 30), ("nach", 31)):
@@ -358,3 +416,150 @@ def test_a_raster_with_no_place_on_the_ground_fails_by_name(models, tmp_path):
         write_tiff(tmp_path / folder / "x.tif", blobs(seed), local)
     with pytest.raises(DataError, match=r"nach/x\.tif: .*neither geographic nor projected"):
         fill(tmp_path / "out", models[1], tmp_path)
+
+
+def fill_part(out: Path, detector: Detector, images: Path, part: Part, *, stop_after: int | None = None) -> list[str]:
+    """Predicts the pairs of a part that are not done into OUT; returns the names of those it did."""
+    done: list[str] = []
+    with PairIndex(images / "vor", images / "nach", part) as index:
+        folder = PredictionFolder(
+            out, job(detector, images), classes=detector.settings.classes, draw=overlay, write_image=write_image,
+            part=part,
+        )  # fmt: skip
+        folder.keep_current(index.pairs())
+        with folder:
+            for result in predict_pairs(detector, [pair for pair in index.pairs() if pair.name not in folder.done]):
+                if len(done) == stop_after:
+                    raise CutOffError
+                assert not isinstance(result, FailedPair)
+                folder.add(result.pair, result.images, result.prediction, result.seconds)
+                done.append(result.pair.name)
+    return done
+
+
+def cut_off(folder: PredictionFolder) -> None:
+    raise CutOffError
+
+
+def in_part(number: int, count: int) -> list[str]:
+    return [name for name in NAMES if Part(number, count).holds(name)]
+
+
+def require_whole(out: Path, detector: Detector, images: Path) -> None:
+    """As if one run had done it all, but for the books of the parts."""
+    shutil.rmtree(out / ".shards")
+    require_complete(out, detector, images)
+
+
+def test_parts_at_work_at_the_same_time_make_one_folder(models, images, tmp_path):
+    out, detector, parts = tmp_path / "out", models[1], [Part(number, 4) for number in (1, 2, 3, 4)]
+    assert [len(in_part(part.number, 4)) for part in parts] == [1, 2, 0, 2]
+    folders, indices = [], []
+    for part in parts:  # all of them open at once
+        index = PairIndex(images / "vor", images / "nach", part)
+        folder = PredictionFolder(
+            out, job(detector, images), classes=detector.settings.classes, draw=overlay, write_image=write_image,
+            part=part,
+        )  # fmt: skip
+        folder.__enter__()
+        folders.append(folder)
+        indices.append(index)
+    for folder, index in zip(folders, indices, strict=True):
+        for result in predict_pairs(detector, index.pairs()):
+            folder.add(result.pair, result.images, result.prediction, result.seconds)
+    for number, folder in enumerate(folders):
+        assert len(folder.unfinished_parts()) == 4 - number
+        assert not (out / "objects.geojson").exists()
+        assert not (out / "summary.csv").exists()
+        folder.__exit__(None, None, None)
+    books = snapshot(out)
+    for part in parts:
+        assert fill_part(out, detector, images, part) == [], "run again, a finished part does nothing"
+        assert {path: content for path, (_, content) in snapshot(out).items()} == {
+            path: content for path, (_, content) in books.items()
+        }, "and puts the same together"
+    require_whole(out, detector, images)
+
+
+def test_a_part_that_is_killed_goes_on_and_the_last_to_finish_puts_them_together(models, images, tmp_path):
+    out, detector = tmp_path / "out", models[1]
+    own = in_part(2, 2)
+    assert len(own) >= 2
+    with pytest.raises(CutOffError):
+        fill_part(out, detector, images, Part(2, 2), stop_after=1)
+    (out / "masks" / f".{own[1]}.abcd.part.png").write_bytes(b"half")
+    assert fill_part(out, detector, images, Part(1, 2)) == in_part(1, 2)
+    assert not (out / "summary.csv").exists(), "a part is missing"
+    assert fill_part(out, detector, images, Part(2, 2)) == own[1:]
+    require_whole(out, detector, images)
+
+
+def test_a_finished_part_that_has_more_to_do_is_not_put_together_before_it_is_done(models, images, tmp_path):
+    out, detector = tmp_path / "out", models[1]
+    for number in (1, 2):
+        fill_part(out, detector, images, Part(number, 2))
+    first = in_part(2, 2)[0]
+    Image.fromarray(blobs(77)).save(images / "nach" / f"{first}.png")
+    with pytest.raises(CutOffError):
+        fill_part(out, detector, images, Part(2, 2), stop_after=0)
+    (summary,) = [row for row in rows_of(out) if row["name"] == first]
+    assert fill_part(out, detector, images, Part(1, 2)) == []
+    assert summary in rows_of(out), "the other part alone puts nothing together"
+    assert fill_part(out, detector, images, Part(2, 2)) == [first]
+    assert summary not in rows_of(out)
+    require_whole(out, detector, images)
+
+
+@pytest.mark.parametrize("killed", ["the whole run", "parts", "taking over"])
+def test_whole_runs_and_parts_go_on_from_one_another(models, images, tmp_path, killed, monkeypatch):
+    out, detector = tmp_path / "out", models[1]
+    if killed == "the whole run":
+        with pytest.raises(CutOffError):
+            fill(out, detector, images, stop_after=2)
+        done = [fill_part(out, detector, images, Part(number, 2)) for number in (1, 2)]
+        assert done == [[name for name in in_part(number, 2) if name in NAMES[2:]] for number in (1, 2)]
+        require_whole(out, detector, images)
+        return
+    with pytest.raises(CutOffError):
+        fill_part(out, detector, images, Part(2, 2), stop_after=1)
+    fill_part(out, detector, images, Part(1, 2))
+    if killed == "taking over":
+        with monkeypatch.context() as patch:
+            patch.setattr(PredictionFolder, "_drop_parts", cut_off)
+            with pytest.raises(CutOffError):
+                fill(out, detector, images)
+    with pytest.raises(FolderError, match=r"in 2 shards, not 3.*--shard i/2"):
+        fill_part(out, detector, images, Part(1, 3))
+    assert fill(out, detector, images) == in_part(2, 2)[1:]
+    require_complete(out, detector, images)
+
+
+def test_objects_of_a_finished_run_are_read_one_after_the_other(models, images, tmp_path):
+    out = tmp_path / "out"
+    fill(out, models[1], images)
+    lines = (out / "objects.geojson").read_text(encoding="utf-8").splitlines()
+    assert list(read_geojson(out / "objects.geojson")) == features_of(out)
+    (out / "objects.geojson").write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"objects\.geojson: ends before its end"):
+        list(read_geojson(out / "objects.geojson"))
+    (out / "objects.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": []}))
+    with pytest.raises(ValueError, match=r"objects\.geojson: is not as it was written"):
+        list(read_geojson(out / "objects.geojson"))
+
+
+def test_the_ledger_holds_no_rows_in_memory():
+    row = dict.fromkeys(COLUMNS, "x" * 20) | {"changed_fraction": "0.100000"}
+    count, books = 15_000, whole_books(Path("out"))
+    tracemalloc.start()
+    try:
+        with closing(Ledger()) as ledger:
+            ledger.take(({**row, "name": f"tile {number}"} for number in range(count)), books)
+            ledger.keep(f"tile {number}" for number in range(0, count, 2))
+            assert len(ledger) == count // 2
+            assert ("tile 10" in ledger, "tile 11" in ledger) == (True, False)
+            assert ledger.changed() == Decimal("0.1") * (count // 2)
+            assert sum(1 for _ in ledger.rows()) == count // 2
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 300_000, "the rows are some megabytes"

@@ -17,7 +17,7 @@ from data_pipelines.layouts import DataError, match_pairs
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.predictor import Detector, FailedPair, PredictedPair, predict_pairs
 from segdiff.inference.runtimes import keras_network
-from segdiff.model_files import ModelError
+from segdiff.model_files import ModelError, PostProcessing
 from segdiff.models.architectures import build_change_detector
 
 GRID = {"crs": "EPSG:32633", "transform": from_origin(500000, 5000000, 0.5, 0.5)}
@@ -281,6 +281,9 @@ def test_the_python_contract(tiny_run):
     (single,) = segdiff.predict_folder(detector, before / "scene_0003.png", after / "scene_0004.png", threshold=0.9)
     assert single.name == "scene_0004"
     np.testing.assert_array_equal(single.mask, single.probability >= 0.9)
+    nothing_so_large = segdiff.load(tiny_run.run, post_processing=PostProcessing(minimum_area=64 * 64 + 1))
+    assert alone.mask.any()
+    assert not nothing_so_large.predict(before / "scene_0003.png", after / "scene_0003.png").mask.any()
 
 
 def test_a_folder_with_a_faulty_pair_is_refused(detector, tmp_path):

@@ -46,3 +46,9 @@ def test_an_image_becomes_the_means_of_its_blocks(bands, cuts):
 def test_a_small_image_stays_as_it_is():
     image = np.random.default_rng(0).integers(0, 256, (7, 8, 3)).astype(np.uint8)
     np.testing.assert_array_equal(shrunk(image, [3], "area"), image)
+
+
+def test_an_image_of_many_bands_and_an_odd_size_is_shrunk_band_by_band():
+    image = np.random.default_rng(0).integers(0, 256, (33, 25, 6)).astype(np.uint8)
+    bands = [shrunk(image[..., band : band + 1], [20], "area") for band in range(6)]
+    np.testing.assert_array_equal(shrunk(image, [20], "area"), np.concatenate(bands, axis=2))

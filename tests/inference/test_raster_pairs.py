@@ -29,7 +29,8 @@ from segdiff.inference.raster_pairs import RasterPair
 from segdiff.inference.runtimes import Network
 from segdiff.inference.tiling import plan_tiles, read_tile
 from segdiff.model_files import PostProcessing, Settings
-from segdiff.visualization.overlays import overlay, write_image
+from segdiff.visualization.overlays import overlay
+from segdiff.visualization.pictures import write_image
 
 GRID = {"crs": "EPSG:32633", "transform": from_origin(500000, 5000000, 0.5, 0.5)}
 

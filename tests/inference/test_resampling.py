@@ -18,7 +18,7 @@ from data_pipelines.decoding import Grid
 from data_pipelines.layouts import DataError, Pair
 from segdiff import cli
 from segdiff.ground_resolution import ground_resolution, own_resolution, resolution_line, target_resolution
-from segdiff.inference import predictor, resampling
+from segdiff.inference import folder_run, predictor, resampling
 from segdiff.inference.folder import Job, PredictionFolder
 from segdiff.inference.predictor import (
     Detector,
@@ -31,7 +31,8 @@ from segdiff.inference.predictor import (
 from segdiff.inference.resampling import RowResampler, resample, resample_rows
 from segdiff.inference.runtimes import Network
 from segdiff.model_files import ModelError, Settings
-from segdiff.visualization.overlays import overlay, write_image
+from segdiff.visualization.overlays import overlay
+from segdiff.visualization.pictures import write_image
 
 # ------------------------------------------------------------------------------------------------------- the rows
 
@@ -69,10 +70,10 @@ def test_slabs_of_any_heights_give_what_opencv_makes_of_the_whole(data, sizes, b
     found = np.concatenate(made)
     assert found.dtype == image.dtype
     expected = by_opencv(image, (to[0], to[1]))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0.502 if counted else 1e-5)
-    # OpenCV adds in another order in the last row of an odd number: the slabs may be seen in the last bit
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.51 if counted else 3e-5)
+    # OpenCV counts places in float32 and not in the same order in every row: the slabs may be seen in the last bits
     whole_at_once = resample(image, (to[0], to[1])).astype(float)
-    np.testing.assert_allclose(found.astype(float), whole_at_once, rtol=0, atol=1 if counted else 1e-6)
+    np.testing.assert_allclose(found.astype(float), whole_at_once, rtol=0, atol=1 if counted else 3e-5)
     if to[0] < height and to[1] < width:
         method = cv2.INTER_AREA
     elif to[0] > height and to[1] > width:
@@ -81,7 +82,7 @@ def test_slabs_of_any_heights_give_what_opencv_makes_of_the_whole(data, sizes, b
         return
     for band in range(bands):
         whole = cv2.resize(image[..., band].copy(), (to[1], to[0]), interpolation=method).reshape(to)
-        np.testing.assert_allclose(found[..., band].astype(float), whole, rtol=0, atol=1 if counted else 1e-5)
+        np.testing.assert_allclose(found[..., band].astype(float), whole, rtol=0, atol=1 if counted else 3e-5)
 
 
 def test_a_pixel_is_the_mean_of_what_it_covers_and_linear_between_centres():
@@ -382,7 +383,7 @@ def test_the_command_says_once_what_it_does_and_keeps_another_resolution_apart(t
             Image.fromarray(blobs(64, 48, seed)).save(tmp_path / part / f"{name}.png")
 
     def run(trained, *options) -> tuple[int, str, str]:
-        monkeypatch.setattr(predictor, "load", lambda model, **_: detector(trained))
+        monkeypatch.setattr(folder_run, "load", lambda model, **_: detector(trained))
         arguments = ["predict", "model", tmp_path / "A", tmp_path / "B", "--out", tmp_path / "out", *options]
         monkeypatch.setattr("sys.argv", ["segdiff", *map(str, arguments)])
         monkeypatch.setattr("signal.signal", lambda *_: None)

@@ -1,10 +1,12 @@
+from dataclasses import asdict, replace
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from segdiff.config import DecoderConfig, EncoderConfig, ModelConfig
-from segdiff.model_files import Settings
+from segdiff.model_files import PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.difference import MODES
@@ -138,7 +140,10 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
     model = build_change_detector(config())
     assert model.settings == Settings(stride=2)
     names, trained = ("none", "new roof"), (0.5, 1.0)
-    model.settings = Settings(names, threshold=0.25, tile=96, overlap=16, stride=2, ground_resolution=trained)
+    steps = PostProcessing(closing=2, fill_holes=30, vote=True, minimum_area=12)
+    model.settings = Settings(
+        names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps, ground_resolution=trained
+    )
     model.save(tmp_path / "model.keras")
     copies = [
         keras.saving.load_model(tmp_path / "model.keras", compile=False),
@@ -147,6 +152,9 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
     for copy in copies:
         assert isinstance(copy, ChangeDetector)
         assert copy.settings == model.settings
+    older = asdict(model.settings)
+    del older["post_processing"]
+    assert Settings.from_json(older) == replace(model.settings, post_processing=PostProcessing())
 
 
 def test_numbers_and_names_that_make_no_model_are_refused():

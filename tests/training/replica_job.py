@@ -25,7 +25,7 @@ BRIEF = {"channels": 1, "terms": ["cross_entropy", "dice"]}
 STEPPED = {**BRIEF, "accumulate": 3, "clip": 0.1, "ema": True}
 VARIANTS = {
     "plain": {},
-    "stepped": STEPPED,
+    "stepped": {**STEPPED, "network": "supervised"},
     "bfloat16": {**STEPPED, "precision": "mixed_bfloat16"},
     "float16": {**STEPPED, "precision": "mixed_float16"},
     "supervised": {**BRIEF, "network": "supervised"},

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from segdiff.visualization.layers import LAYERS, LONGEST, THUMBNAIL, heat_gradient, write_layers
-from segdiff.visualization.overlays import CLASS_COLORS, FALSE, IGNORE, MISSED, OUTCOME_COLORS, TRUE, UNCHANGED
+from segdiff.visualization.palettes import CLASS_COLORS, FALSE, IGNORE, MISSED, OUTCOME_COLORS, TRUE, UNCHANGED
 
 
 def written(folder, name, layer):
