@@ -206,14 +206,14 @@
   }
 
   function layersOf(pair) {
-    const layer = (id, label, on, legend, dim = false) =>
+    const layer = (id, label, on, legend, dim = "") =>
       ({ id, label, key: label[0].toLowerCase(), url: picture(id, pair, "png"), on, legend, dim });
     const heat = [{ name: "probability 0 to 1", color: legends.probability }];
     return [
-      ...(truth ? [layer("outcome", "Truth", true, legends.outcomes, true)] : []),
+      ...(truth ? [layer("outcome", "Truth", true, legends.outcomes, "grey")] : []),
       layer("contour", "Contour", !truth, legends.classes),
       layer("mask", "Mask", false, legends.classes),
-      layer("probability", "Probability", false, heat, true),
+      layer("probability", "Probability", false, heat, "dark"),
     ];
   }
 
