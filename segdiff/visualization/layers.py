@@ -128,7 +128,7 @@ def _palette(colors: dict[int, Color], opacity: dict[int, float] | float) -> np.
 
 def _heat_palette() -> np.ndarray:
     """Of probabilities: ever lighter and ever less transparent, so that what is surely no change shows the image."""
-    share = np.interp(np.arange(256), [0, 127, 255], [0, 0.75, 0.85])
+    share = np.interp(np.arange(256), [0, 127, 255], [0, 0.85, 0.95])
     return np.concatenate([PROBABILITY_TABLE, np.rint(255 * share)[:, None].astype(np.uint8)], axis=1)
 
 

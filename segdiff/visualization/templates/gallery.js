@@ -285,7 +285,16 @@
       open(pair);
     } else if (dialog.open) {
       dialog.close();
+      settle();
     }
+  }
+
+  /** Back in the gallery: the focus is on the pair that was seen last. */
+  function settle() {
+    viewer.stopBlink();
+    const index = shown.indexOf(current);
+    current = null;
+    if (index >= 0) focusCell(index);
   }
 
   function leave() {
@@ -294,10 +303,9 @@
 
   dialog.addEventListener("cancel", (event) => { event.preventDefault(); leave(); });
   dialog.addEventListener("close", () => {
-    viewer.stopBlink();
-    const index = shown.indexOf(current);
-    current = null;
-    if (index >= 0) focusCell(index);
+    if (!current) return;
+    settle(); // the browser closed it by itself, as it does on a second Escape
+    leave();
   });
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "ArrowUp") step(-1);
