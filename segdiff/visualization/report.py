@@ -14,10 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from segdiff.files import write_whole
 from segdiff.visualization.layers import LAYERS, LONGEST, heat_gradient
+from segdiff.visualization.pages import TEMPLATES, page_template
 from segdiff.visualization.palettes import CLASS_COLORS, OUTCOME_COLORS, OUTCOME_NAMES, WRONG_CLASS, Color
 
 LISTED = 20_000
@@ -25,7 +24,6 @@ LISTED = 20_000
 LISTED_FAILURES = 1000
 """So many failed pairs are named at most; all are counted."""
 
-TEMPLATES = Path(__file__).parent / "templates"
 ASSETS = ("report.css", "viewer.js", "gallery.js")
 
 _EDGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -84,7 +82,7 @@ def write_report(folder: Path) -> Path:
     for pair in pairs:
         if pair["status"] == "ok":
             pair["layers"] = int((folder / "report" / "thumbnail" / f"{pair['name']}{LAYERS['thumbnail']}").exists())
-    page = _environment().get_template("report.html").render(_content(folder, job, tally, pairs))
+    page = page_template("report.html").render(_content(folder, job, tally, pairs))
     data = {
         "pairs": pairs,
         "truth": truth,
@@ -112,12 +110,6 @@ def _script_json(data: Any) -> str:
     """JSON in ASCII that may stand in a script, whatever the names in it are."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )  # fmt: skip
 
 
 def _read_job(folder: Path) -> dict[str, Any]:
