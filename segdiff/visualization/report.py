@@ -17,7 +17,7 @@ from typing import Any
 from segdiff.files import write_whole
 from segdiff.visualization.layers import LAYERS, LONGEST, heat_gradient
 from segdiff.visualization.pages import TEMPLATES, page_template
-from segdiff.visualization.palettes import CLASS_COLORS, FALSE, MISSED, OUTCOME_COLORS, TRUE, WRONG_CLASS, Color
+from segdiff.visualization.palettes import CLASS_COLORS, OUTCOME_COLORS, OUTCOME_NAMES, WRONG_CLASS, Color
 
 LISTED = 20_000
 """The page lists so many predicted pairs at most: those that matter most."""
@@ -28,8 +28,6 @@ ASSETS = ("report.css", "viewer.js", "gallery.js")
 
 _EDGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Upper ends of the histogram's bins of changed fractions; the first holds what has no change at all."""
-
-_OUTCOMES = {TRUE: "true change", FALSE: "false alarm", MISSED: "missed change", WRONG_CLASS: "wrong class"}
 
 
 class ReportError(ValueError):
@@ -223,8 +221,8 @@ def _class_legend(job: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _outcome_legend(job: dict[str, Any]) -> list[dict[str, str]]:
-    kinds = [kind for kind in _OUTCOMES if kind != WRONG_CLASS or len(_class_legend(job)) > 1]
-    return [{"name": _OUTCOMES[kind], "color": _css(OUTCOME_COLORS[kind])} for kind in kinds]
+    kinds = [kind for kind in OUTCOME_NAMES if kind != WRONG_CLASS or len(_class_legend(job)) > 1]
+    return [{"name": OUTCOME_NAMES[kind], "color": _css(OUTCOME_COLORS[kind])} for kind in kinds]
 
 
 def _css(color: Color) -> str:
@@ -257,7 +255,7 @@ def _figures(folder: Path, tally: Tally, truth: bool) -> list[dict[str, str]]:
     predicted = max(tally.predicted, 1)
     scores = _scores(folder, tally) if truth and tally.scored else []
     return [
-        figure("pairs", f"{tally.predicted:,}", f"and {tally.failed:,} failed" if tally.failed else ""),
+        figure("pairs", f"{tally.predicted + tally.failed:,}", f"{tally.failed:,} failed" if tally.failed else ""),
         figure("with change", f"{tally.changed:,}", f"{tally.changed / predicted:.0%}"),
         figure("mean change", f"{tally.fractions / predicted:.2%}"),
         *(figure("changed area", *_area(area, unit)) for unit, area in tally.areas.items()),
