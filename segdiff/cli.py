@@ -165,9 +165,11 @@ class _Screen:
                 if reached <= tenth or (now - told < 1 and done < total):  # a short job is not worth ten lines
                     return
                 tenth, told = reached, now
-                rate = done / max(now - began, 1e-6)
-                left = timedelta(seconds=round((total - done) / rate))
-                self.say(f"{what}: {int(done):,} of {total:,} {unit}, {rate:.3g} {unit}/s, {left} left")
+                line = f"{what}: {int(done):,} of {total:,} {unit}"
+                if done < total:
+                    rate = done / (now - began)
+                    line += f", {rate:.3g} {unit}/s, {timedelta(seconds=round((total - done) / rate))} left"
+                self.say(line)
 
             yield update
 
