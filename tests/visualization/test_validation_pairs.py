@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segdiff.visualization.palettes import CLASS_COLORS, OUTCOME_COLORS
+from segdiff.visualization.palettes import CLASS_COLORS, FALSE, MISSED, OUTCOME_COLORS, TRUE
 from segdiff.visualization.validation_pairs import pair_panels, pair_sheet
 
 NAMES = ("background", "new", "gone")
@@ -35,6 +35,10 @@ def test_four_panels_show_the_pair_the_truth_and_what_became_of_it() -> None:
     colored = (grey.max(axis=-1) - grey.min(axis=-1)) > 20
     np.testing.assert_array_equal(colored, (mask != 0) | (truth != 0))
     assert [words for words, _ in shown.legend] == ["true change", "false alarm", "missed change"]
+    for outcome, (y, x) in {TRUE: (10, 10), MISSED: (35, 10), FALSE: (35, 65)}.items():
+        hue = np.array(OUTCOME_COLORS[outcome]) - np.mean(OUTCOME_COLORS[outcome])
+        seen = grey[y, x] - grey[y, x].mean()
+        assert hue @ seen / np.linalg.norm(hue) / np.linalg.norm(seen) > 0.99
 
 
 def test_the_legend_names_the_classes_where_there_are_several_and_what_is_ignored_once() -> None:
