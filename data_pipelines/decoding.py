@@ -31,10 +31,10 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 TRANSPARENT = "its alpha is not opaque: flatten it, or mark the band as no alpha where it is not one"
 """What is wrong with an image whose alpha hides something."""
 
-_TIFF_SUFFIXES = (".tif", ".tiff")
+TIFF_SUFFIXES = (".tif", ".tiff")
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES_ALLOWED = "grey, RGB, either with alpha, palette, 1-bit"
-_STRIP_BYTES = 64 * 2**20
+_STRIP_BYTES = 16 * 2**20
 
 
 class DecodeError(DataError):
@@ -114,7 +114,7 @@ def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
     path, info = Path(source.name), dataset_info(source)
     _require_uint8(path, info.dtype)
     rows = _tiff_window(path, source, Window(0, y0, source.width, y1 - y0))
-    colours = _tiff_palette(source)
+    colours = tiff_palette(source)
     rows = rows if colours is None else colours[rows[..., 0]]
     if info.alpha and rows.shape[2] != bands:
         rows = rows[..., :-1]
@@ -201,8 +201,8 @@ def image_strips(path: Path) -> Iterator[np.ndarray]:
         return
     with open_tiff(path) as source:
         _require_uint8(path, _tiff_info(path, source).dtype)
-        colours = _tiff_palette(source)
-        for strip in _tiff_strips(path, source):
+        colours = tiff_palette(source)
+        for strip in tiff_strips(path, source):
             yield strip if colours is None else colours[strip[..., 0]]
 
 
@@ -219,7 +219,7 @@ def mask_strips(path: Path) -> Iterator[np.ndarray]:
         return
     with open_tiff(path) as source:
         alpha = _tiff_info(path, source).alpha and source.count > 1
-        for strip in _tiff_strips(path, source):
+        for strip in tiff_strips(path, source):
             yield _one_channel(path, strip, alpha)
 
 
@@ -265,7 +265,7 @@ def _open_pillow(path: Path) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a parser fed with damaged bytes raises nearly anything
-        raise DecodeError(path, f"unreadable: {_cause(error)}; restore it") from error
+        raise DecodeError(path, f"unreadable: {cause_of(error)}; restore it") from error
     if image.format == "WEBP" and getattr(image, "n_frames", 1) > 1:
         raise DecodeError(path, "an animation; store one frame")
     return image
@@ -311,7 +311,7 @@ def _load(path: Path, image: Image.Image) -> None:
     except MemoryError:
         raise
     except Exception as error:  # a decoder fed with damaged bytes raises nearly anything
-        raise DecodeError(path, f"unreadable or cut short: {_cause(error)}; restore it") from error
+        raise DecodeError(path, f"unreadable or cut short: {cause_of(error)}; restore it") from error
 
 
 def _png_header(path: Path) -> tuple[int, int]:
@@ -324,7 +324,7 @@ def _png_header(path: Path) -> tuple[int, int]:
 
 
 def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in _TIFF_SUFFIXES
+    return path.suffix.lower() in TIFF_SUFFIXES
 
 
 def open_tiff(path: Path) -> Any:
@@ -340,7 +340,7 @@ def open_tiff(path: Path) -> Any:
     try:
         source = rasterio.open(name, driver="GTiff")
     except RasterioError as error:
-        raise DecodeError(path, f"not a TIFF, or damaged: {_cause(error, name)}; restore it") from error
+        raise DecodeError(path, f"not a TIFF, or damaged: {cause_of(error, name)}; restore it") from error
     if source.subdatasets:
         pages = len(source.subdatasets)
         source.close()
@@ -357,7 +357,7 @@ def _tiff_info(path: Path, source: Any) -> ImageInfo:
     if source.crs or not source.transform.is_identity:
         crs = source.crs.to_string() if source.crs else ""
         grid = Grid(crs, tuple(source.transform)[:6], source.width, source.height)
-    palette = _tiff_palette(source)
+    palette = tiff_palette(source)
     return ImageInfo(
         height=source.height,
         width=source.width,
@@ -369,7 +369,7 @@ def _tiff_info(path: Path, source: Any) -> ImageInfo:
     )
 
 
-def _tiff_palette(source: Any) -> np.ndarray | None:
+def tiff_palette(source: Any) -> np.ndarray | None:
     """The colours of a palette TIFF as 256 x 3 uint8, 256 x 4 where some are transparent; None without a palette."""
     if source.count != 1 or source.dtypes[0] != "uint8" or source.colorinterp[0] != ColorInterp.palette:
         return None
@@ -380,8 +380,8 @@ def _tiff_palette(source: Any) -> np.ndarray | None:
     return colours if (colours[listed, 3] != 255).any() else np.ascontiguousarray(colours[:, :3])
 
 
-def _tiff_strips(path: Path, source: Any) -> Iterator[np.ndarray]:
-    """rows x W x C as stored, in strips of about 64 MiB that end where the file's own blocks do."""
+def tiff_strips(path: Path, source: Any) -> Iterator[np.ndarray]:
+    """rows x W x C as stored, in strips of about 16 MiB that end where the file's own blocks do."""
     block = source.block_shapes[0][0]
     row_bytes = source.width * sum(np.dtype(dtype).itemsize for dtype in source.dtypes)
     rows = max(1, _STRIP_BYTES // (row_bytes * block)) * block
@@ -394,7 +394,7 @@ def _tiff_window(path: Path, source: Any, window: Window) -> np.ndarray:
     try:
         stored = source.read(window=window)
     except RasterioError as error:
-        raise DecodeError(path, f"unreadable or cut short: {_cause(error, source.name)}; restore it") from error
+        raise DecodeError(path, f"unreadable or cut short: {cause_of(error, source.name)}; restore it") from error
     return np.ascontiguousarray(np.moveaxis(stored, 0, 2))
 
 
@@ -412,7 +412,7 @@ def _short(crs: str) -> str:
     return crs if len(crs) <= 60 else f"{crs[:57]}..."
 
 
-def _cause(error: BaseException, name: str = "") -> str:
+def cause_of(error: BaseException, name: str = "") -> str:
     """The innermost cause in one line, without the name of the file, which stands before it already."""
     while error.__cause__:
         error = error.__cause__

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines import IGNORE
 from data_pipelines.boxes import COLUMNS, read_box_lines
-from data_pipelines.decoding import DecodeError, grid_difference, read_mask
+from data_pipelines.decoding import DecodeError, grid_difference, mask_strips
 from data_pipelines.layouts import DataError, DataSet, Fault, Pair
 from data_pipelines.scanning import ImageScan, MaskScan, scan_files
 
@@ -348,8 +348,10 @@ def recognise_files(paths: Sequence[Path], ignore: int | None = None) -> MaskCod
     seen: Counter[int] = Counter()
     histograms = []
     for path in paths:
-        values, counts = np.unique(read_mask(path), return_counts=True)
-        histograms.append(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        counts = np.zeros(256, np.int64)
+        for strip in mask_strips(path):
+            counts += np.bincount(strip.ravel(), minlength=256)
+        histograms.append({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
         seen.update(histograms[-1])
     coding, _ = recognise_coding(histograms, ignore)
     if coding is None:

@@ -9,10 +9,12 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from segdiff import __version__
 
@@ -32,13 +35,42 @@ if TYPE_CHECKING:
     from segdiff.inference.predictor import Detector
     from segdiff.inference.ray_engine import PoolSize
     from segdiff.model_files import PostProcessing
+    from segdiff.visualization.overlays import Marks
 
 FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """The class of every wrong call, which typer does not export."""
 
+
+class _Commands(TyperGroup):
+    """Commands with a help that fits 80 columns: a flag has no type, and a number is N."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of `segdiff` itself."""
+        return [_shortened(parameter) for parameter in super().get_params(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            # the lines of a paragraph are the source's: what is shown has its own
+            command.help = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+            for parameter in command.get_params(ctx):
+                _shortened(parameter)
+        return command
+
+
+def _shortened(parameter: Any) -> Any:
+    if getattr(parameter, "is_flag", False):
+        parameter.metavar = ""
+    elif parameter.metavar is None and parameter.type_descriptor.annotation in (int, float):
+        parameter.metavar = "N"
+    return parameter
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Find what changed between two pictures of the same place or thing.",
     epilog="Begin with: segdiff demo",
     add_completion=False,
@@ -69,21 +101,24 @@ Ensemble = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
 ]
 TestTimeAugmentation = Annotated[
-    Literal["d4"] | None, typer.Option(help="d4: the mean over the eight turns and mirror images; 8 x the time.")
+    Literal["d4"] | None,
+    typer.Option(metavar="d4", help="d4: the mean over the eight turns and mirror images; 8 x the time."),
 ]
 Runtime = Annotated[
     Literal["auto", "tensorflow", "openvino"],
-    typer.Option(help="auto: OpenVINO on processors, TensorFlow on GPUs."),
+    typer.Option(metavar="NAME", help="auto (OpenVINO on processors, TensorFlow on GPUs), tensorflow or openvino."),
 ]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the processor multiplies it.")
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(metavar="NAME", help="auto (bfloat16 where the processor multiplies it), float32 or bfloat16."),
 ]
 PostProcessed = Annotated[
     str | None,
     typer.Option(
         "--post-processing",
         metavar="STEPS",
-        help="none, or steps such as closing=2,fill_holes=64,vote,minimum_area=16; default: the model's.",
+        help="none, or of closing=RADIUS, fill_holes=AREA, vote and minimum_area=AREA some with commas between, no "
+        "spaces; default: the model's.",
     ),
 ]
 Ignore = Annotated[int | None, typer.Option(min=1, max=255, help="Mask value of pixels without truth.")]
@@ -108,25 +143,31 @@ class _Screen:
             render(self.console)
 
     @contextlib.contextmanager
-    def progress(self, what: str, unit: str = "pairs") -> Iterator[Callable[[float, int], None]]:
+    def progress(self, what: str, unit: str = "pairs", *, lines: bool = True) -> Iterator[Callable[[float, int], None]]:
         """A bar with rate and time left on a terminal, a line at each tenth elsewhere. Yields update(done, total)."""
-        if self.quiet:
+        if self.quiet or not (lines or self.console.is_terminal):
             yield lambda done, total: None
         elif self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn(),
+                TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), _Rate(unit),
+                TimeRemainingColumn(elapsed_when_finished=True),
             )  # fmt: skip
             with Progress(*columns, console=self.console) as bar:
                 task = bar.add_task(what, total=None)
                 yield lambda done, total: bar.update(task, completed=done, total=total)
         else:
+            began = told = time.monotonic()
             tenth = 0
 
             def update(done: float, total: int) -> None:
-                nonlocal tenth
-                if done * 10 // max(total, 1) > tenth:
-                    tenth = int(done * 10 // max(total, 1))
-                    self.say(f"{what}: {int(done)} of {total} {unit}")
+                nonlocal tenth, told
+                now, reached = time.monotonic(), int(done * 10 // max(total, 1))
+                if reached <= tenth or (now - told < 1 and done < total):  # a short job is not worth ten lines
+                    return
+                tenth, told = reached, now
+                rate = done / max(now - began, 1e-6)
+                left = timedelta(seconds=round((total - done) / rate))
+                self.say(f"{what}: {int(done):,} of {total:,} {unit}, {rate:.3g} {unit}/s, {left} left")
 
             yield update
 
@@ -192,8 +233,9 @@ def demo(
     _train(screen, config, run, resume=False)
     screen.say("3 of 3: predicting the pairs kept for validation, with scores, masks and overlays")
     scores = _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
-    looks = {"overlays": predictions / "overlays", "masks": predictions / "masks", "model": run / "model.keras"}
-    looks |= {"curves": run / "curves.png", "summary": predictions / "summary.csv"}
+    looks = {"report": predictions / "report.html", "overlays": predictions / "overlays"}
+    looks |= {"masks": predictions / "masks", "summary": predictions / "summary.csv"}
+    looks |= {"model": run / "model.keras", "training": run / "report.html"}
 
     def render(console: Console) -> None:
         console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
@@ -207,7 +249,7 @@ def demo(
 DEMO_PAIRS = 240
 DEMO_MAKES = (
     "data", "predictions", "config.yaml", "environment.json", "history.csv", "metrics.json", "curves.png",
-    "model.keras", "list", "tensorboard", "backup",
+    "confusion.png", "precision_recall.png", "report.html", "model.keras", "list", "tensorboard", "backup",
 )  # fmt: skip
 
 
@@ -396,6 +438,7 @@ def train(
     def render(console: Console) -> None:
         _render_scores(console, metrics)
         console.print(f"model {run / 'model.keras'}, threshold {metrics['threshold']:.3f}", markup=False)
+        console.print(f"page  {run / 'report.html'}", markup=False)
 
     screen.result({"run": run, **metrics}, render)
 
@@ -418,23 +461,18 @@ def _config_file(name: str) -> Path:
 def _train(
     screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
 ) -> dict[str, Any] | None:
-    """Trains and draws the curves; None in a worker that is not the chief."""
+    """Trains and shows how it went; None in a worker that is not the chief."""
     from segdiff.inference.postprocessing import postprocess_mask
-    from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
-    from segdiff.visualization.curves import draw_curves
-    from segdiff.visualization.overlays import overlay as draw
+    from segdiff.visualization.run_report import show_outcome
+    from segdiff.visualization.validation_pairs import pair_sheet
 
-    bar = screen.console.is_terminal and not screen.quiet
-    # Keras prints its progress bar on standard output
-    with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
-        metrics = run_training(
-            config, run, resume=resume, workers=workers, index=index, draw=draw, post_process=postprocess_mask,
-            say=screen.say, bar=bar,
+    # elsewhere than on a terminal the line of each epoch is progress enough
+    with screen.progress("training", "steps", lines=False) as update:
+        return run_training(
+            config, run, resume=resume, workers=workers, index=index, draw=pair_sheet, show=show_outcome,
+            post_process=postprocess_mask, say=screen.say, on_progress=update,
         )  # fmt: skip
-    if metrics is not None:
-        draw_curves(read_history(run / "history.csv"), run / "curves.png")
-    return metrics
 
 
 @app.command(rich_help_panel="Models")
@@ -444,6 +482,7 @@ def export(
         Literal["savedmodel", "onnx", "openvino", "tflite"],
         typer.Option(
             "--format",
+            metavar="NAME",
             help="savedmodel: TensorFlow; onnx: ONNX Runtime and many others; openvino: processors, the fastest; "
             "tflite: phones and small devices, one tile of the model's size at a time.",
         ),
@@ -456,8 +495,9 @@ def export(
     precision: Annotated[
         Literal["float32", "float16", "int8"] | None,
         typer.Option(
+            metavar="NAME",
             help="float16 (of tflite the default) halves the file, int8 (by --data) is the fastest: openvino and "
-            "tflite alone; else float32."
+            "tflite alone; else float32.",
         ),
     ] = None,
     ignore: Ignore = None,
@@ -529,7 +569,7 @@ def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled data set.")],
     split: Annotated[
         Literal["test", "val", "train", "all"] | None,
-        typer.Option(help="test, val, train or all; default: test where there is one, else all."),
+        typer.Option(metavar="SPLIT", help="test, val, train or all; default: test where there is one, else all."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write masks and overlays with truth.")] = None,
     objects: Annotated[
@@ -608,8 +648,10 @@ def _evaluate(
     from segdiff.inference.object_scores import ObjectScoreboard
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.model_files import resolve_model
+    from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.pictures import write_image
+    from segdiff.visualization.report import write_report
 
     run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
     if ignore is None and run is not None:
@@ -660,7 +702,7 @@ def _evaluate(
             columns = ("f1", "precision", "recall", "iou")
             object_columns = ("object_f1", "object_precision", "object_recall") if objects else ()
             folder = PredictionFolder(
-                out, job, classes=classes, draw=draw, write_image=write_image,
+                out, job, classes=classes, draw=draw, write_image=write_image, write_layers=write_layers,
                 columns=(*columns, *object_columns), overwrite=overwrite, resume=False,
             )  # fmt: skip
             stack.enter_context(folder)
@@ -698,6 +740,7 @@ def _evaluate(
     if out is not None:
         with write_whole(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
+        write_report(out)
     return figures
 
 
@@ -849,8 +892,10 @@ def predict(
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
     from segdiff.inference.ray_engine import PoolSize
+    from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from segdiff.visualization.pictures import write_image
+    from segdiff.visualization.report import write_report
 
     screen = _Screen(as_json, quiet)
     steps = _post_processing(post_processing)
@@ -890,7 +935,7 @@ def predict(
             {"before": str(before.resolve()), "after": str(after.resolve())},
         )
         folder = PredictionFolder(
-            out, job, classes=engine.settings.classes, draw=draw, write_image=write_image,
+            out, job, classes=engine.settings.classes, draw=draw, write_image=write_image, write_layers=write_layers,
             probabilities=probabilities, geopackage=geopackage, overwrite=overwrite, part=part,
         )  # fmt: skip
         folder.keep_current(index.pairs())
@@ -904,6 +949,8 @@ def predict(
         with folder:
             tally = fill_folder(folder, index, engine, on_progress=update, on_failure=_complain)
     left = folder.unfinished_parts() if part.count > 1 else []
+    if not left:
+        write_report(out)
     summary = {
         "out": out,
         "predicted": tally.predicted,
@@ -916,7 +963,7 @@ def predict(
     def render(console: Console) -> None:
         done = tally.predicted
         console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {tally.failed} failed", style="bold")
-        for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv"))):
+        for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv", "report.html"))):
             console.print(f"  {out / name}", markup=False)
         if left:
             console.print(f"  {len(left)} of {part.count} shards are not finished", markup=False)
@@ -943,54 +990,94 @@ def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair"
 
 
 @app.command(rich_help_panel="Prediction")
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Prediction folder: the --out of predict or evaluate.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the page of a prediction folder again: OUT/report.html, to be opened in a browser, from disk."""
+    from segdiff.visualization.report import write_report
+
+    page = write_report(out)
+    _Screen(as_json, quiet).result({"out": out, "report": page}, lambda console: console.print(str(page), markup=False))
+
+
+@app.command(rich_help_panel="Prediction")
 def overlay(
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Image, or folder of images.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image, or folder: files pair by stem.")],
     mask: Annotated[Path, typer.Argument(metavar="MASK", help="Mask or folder: 0/1, 0/255 or class indices.")],
-    out: Annotated[Path, typer.Option(metavar="OUT", help="Picture (.jpg, .png) of a pair, or a folder.")],
+    out: Annotated[
+        Path, typer.Option(metavar="OUT", help="Picture of a pair: .jpg, .png, or .gif that blinks; or a folder.")
+    ],
     truth: Annotated[
         Path | None, typer.Option(metavar="LABEL", help="True mask or folder: shows true, false and missed.")
+    ] = None,
+    probability: Annotated[
+        Path | None,
+        typer.Option(metavar="PROBABILITY", help="File or folder of probabilities of change: adds a heat map."),
+    ] = None,
+    style: Annotated[
+        Literal["contour", "fill", "both"] | None,
+        typer.Option(help="Default: both; with --truth fill; of a .gif contour."),
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Bands to show, from 1: 4,3,2, or one; default: the first.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Names for the legend; first that of no change.")
     ] = None,
     ignore: Ignore = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show masks over their images: before, after, and the contour of the change."""
+    """Show masks over their images: before, after, and the change; images of any size, bands and data type."""
     from data_pipelines.layouts import IMAGE_SUFFIXES, DataError, match_pairs
+    from data_pipelines.overviews import bounded_cache
     from segdiff.config import ConfigError
 
     screen = _Screen(as_json, quiet)
-    suffix, writable = out.suffix.lower(), (".jpg", ".jpeg", ".png")
-    if suffix not in writable and suffix in (*IMAGE_SUFFIXES, ".gif", ".pdf", ".svg"):
+    suffix, writable = out.suffix.lower(), (".jpg", ".jpeg", ".png", ".gif")
+    if suffix not in writable and suffix in (*IMAGE_SUFFIXES, ".pdf", ".svg"):
         raise ConfigError(
             f"{out}: pictures are written as {', '.join(writable)}; without such an ending OUT is a folder"
         )
-    _require_there(mask, *([truth] if truth else []))
+    if suffix == ".gif" and probability is not None:
+        raise ConfigError(f"{out}: a .gif blinks and has no heat map; leave --probability out, or name a .jpg or .png")
+    shown_bands = None if bands is None else _band_numbers(bands)
+    _require_there(*(path for path in (mask, truth, probability) if path))
     _require_two(before, after)
     data = match_pairs(before, after)
     folders = after.is_dir()
-    for path in (mask, truth):
+    for path in (mask, truth, probability):
         if path is not None and path.is_dir() != folders:
             kind = "folders" if folders else "files"
-            raise ConfigError(f"{path}: {before} and {after} are {kind}, so masks and truth must be {kind} too")
+            raise ConfigError(f"{path}: {before} and {after} are {kind}, so what lies on them must be {kind} too")
     if folders and suffix in writable:
         raise ConfigError(f"{out}: is one picture, {after} is a folder of images; name a folder with --out")
     if suffix not in writable and out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file; name a folder, or a picture that ends in {', '.join(writable)}")
     failed = {fault.path.stem: str(fault) for fault in data.faults}
     drawn = []
-    masks, mask_coding = _masks_of(mask, data, ignore)
-    truths, truth_coding = ({}, None) if truth is None else _masks_of(truth, data, ignore)
-    with screen.progress("drawing") as update:
+    with bounded_cache():
+        masks, coding = _masks_of(mask, data, ignore)
+        truths, truth_coding = ({}, None) if truth is None else _masks_of(truth, data, ignore)
+        heats = {} if probability is None else _files_of(probability, data)
+    names = _legend_names(classes, coding, mask)
+    with bounded_cache(), screen.progress("drawing") as update:
         for done, pair in enumerate(data.pairs, start=1):
             try:
-                for folder, found in ((mask, masks), (truth, truths)):
+                for folder, found in ((mask, masks), (truth, truths), (probability, heats)):
                     if folder is not None and pair.name not in found:
-                        raise DataError(f"{folder}: has no mask {pair.name}.png for the pair {pair.name}; add it")
+                        raise DataError(f"{folder}: has no file {pair.name}.png for the pair {pair.name}; add it")
                 file = out if suffix in writable else out / f"{pair.name}.jpg"
                 true = (truths[pair.name], truth_coding) if truth_coding else None
-                _draw_overlay(pair, (masks[pair.name], mask_coding), true, file)
+                _draw_overlay(
+                    pair, (masks[pair.name], coding), true, heats.get(pair.name), file,
+                    style=style, bands=shown_bands, classes=names,
+                )  # fmt: skip
                 drawn.append(file)
             except DataError as error:
                 if not folders:
@@ -1004,50 +1091,135 @@ def overlay(
         raise typer.Exit(SOME_FAILED)
 
 
+def _band_numbers(bands: str) -> list[int]:
+    from segdiff.config import ConfigError
+
+    numbers = [int(part) for part in bands.split(",") if part.strip().isdigit()]
+    if len(numbers) != bands.count(",") + 1 or len(numbers) not in (1, 3) or 0 in numbers:
+        raise ConfigError(f"--bands {bands}: is no choice of bands; give three numbers from 1, like 4,3,2, or one")
+    return numbers
+
+
+def _legend_names(classes: str | None, coding: "MaskCoding", mask: Path) -> list[str] | None:
+    """The names of the classes, or None where there is one of change without a name."""
+    from segdiff.config import ConfigError
+
+    if classes is None:
+        numbered = [f"class {index}" for index in range(1, coding.classes)]
+        return ["no change", *numbered] if len(numbered) > 1 else None
+    names = [name.strip() for name in classes.split(",")]
+    if len(names) < coding.classes:
+        raise ConfigError(
+            f"--classes: has {len(names)} names, {mask} {coding.classes} classes; name all, that of no change first"
+        )
+    return names
+
+
+def _files_of(source: Path, data: "DataSet") -> dict[str, Path]:
+    """The files by the name of their pair: one of any name, or those of a folder by their stems."""
+    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
+
+    names = {pair.name for pair in data.pairs}
+    if not source.is_dir():
+        return dict.fromkeys(names, source)
+    images = (file for file in sorted(source.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES)
+    found = {file.stem: file for file in images if file.stem in names}
+    if not found:
+        raise DataError(f"{source}: holds no file for any of the pairs; files pair by stem")
+    return found
+
+
 def _masks_of(source: Path, data: "DataSet", ignore: int | None) -> tuple[dict[str, Path], "MaskCoding"]:
     """The masks by the name of their pair, and the coding that they have together."""
-    from data_pipelines.layouts import IMAGE_SUFFIXES, DataError
     from data_pipelines.validation import recognise_files
 
-    if source.is_dir():
-        names = {pair.name for pair in data.pairs}
-        images = (file for file in sorted(source.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES)
-        masks = {file.stem: file for file in images if file.stem in names}
-    else:
-        masks = {pair.name: source for pair in data.pairs}
-    if not masks:
-        raise DataError(f"{source}: holds no mask for any of the pairs; masks pair by stem")
+    masks = _files_of(source, data)
     return masks, recognise_files(list(masks.values()), ignore)
 
 
 def _draw_overlay(
-    pair: "Pair", mask: tuple[Path, "MaskCoding"], truth: tuple[Path, "MaskCoding"] | None, file: Path
+    pair: "Pair",
+    mask: tuple[Path, "MaskCoding"],
+    truth: tuple[Path, "MaskCoding"] | None,
+    probability: Path | None,
+    file: Path,
+    *,
+    style: Literal["contour", "fill", "both"] | None,
+    bands: Sequence[int] | None,
+    classes: Sequence[str] | None,
 ) -> None:
+    """Reads everything of a pair in a size that memory holds, however large the images are, and draws it."""
+    from data_pipelines.decoding import read_info, require_same_grid
+    from data_pipelines.layouts import DataError
+    from data_pipelines.overviews import probability_strips, read_overview
+    from segdiff.inference.previews import Preview, preview_factor
+    from segdiff.visualization.display import display_rgb
+    from segdiff.visualization.drawing import probability_levels
+    from segdiff.visualization.overlays import blink, side_by_side
+    from segdiff.visualization.pictures import write_gif, write_image
+
+    info = read_info(pair.after)
+    for path in (pair.before, mask[0], *([truth[0]] if truth else []), *([probability] if probability else [])):
+        require_same_grid(path, pair.after)
+        other = read_info(path)
+        if (other.height, other.width) != (info.height, info.width):
+            raise DataError(
+                f"{path}: is {other.width} x {other.height} pixels (width x height), {pair.after} is "
+                f"{info.width} x {info.height}; crop or resample one"
+            )
+    factor = preview_factor(info.height, info.width)
+    size = -(-info.height // factor), -(-info.width // factor)
+    before, after = (
+        display_rgb(image.pixels, image.valid, stretch=image.sensor)
+        for image in (read_overview(path, *size, bands) for path in (pair.before, pair.after))
+    )
+    marks = _read_marks(mask, truth, info.height, info.width, classes)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix.lower() == ".gif":
+        frames = blink(before, after, marks, style=style or "contour")
+        write_gif(file, frames, [color for _, color in marks.legend if color])
+        return
+    heat = None
+    if probability is not None:
+        levels = Preview(info.height, info.width, "largest")
+        try:
+            for strip in probability_strips(probability):
+                levels.add(probability_levels(strip))
+        except ValueError as error:
+            raise DataError(f"{probability}: {error}") from error
+        heat = levels.image()
+    write_image(file, side_by_side(before, after, marks, probability=heat, style=style))
+
+
+def _read_marks(
+    mask: tuple[Path, "MaskCoding"],
+    truth: tuple[Path, "MaskCoding"] | None,
+    height: int,
+    width: int,
+    classes: Sequence[str] | None,
+) -> "Marks":
+    """What is drawn of a mask, or of a mask and its truth, compared pixel by pixel before they are made small."""
     import numpy as np
 
     from data_pipelines import IGNORE
-    from data_pipelines.decoding import read_image, read_mask, require_same_grid
-    from data_pipelines.layouts import DataError
-    from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.overlays import write_image
+    from data_pipelines.decoding import mask_strips
+    from data_pipelines.overviews import strips_together
+    from segdiff.inference.previews import Preview
+    from segdiff.visualization.drawing import compare
+    from segdiff.visualization.overlays import mark_change, mark_outcomes
 
-    for path in (pair.before, mask[0], *([truth[0]] if truth else [])):
-        require_same_grid(path, pair.after)
-    before, after = read_image(pair.before), read_image(pair.after)
-    shown = mask[1].decode(read_mask(mask[0]))
-    true = None if truth is None else truth[1].decode(read_mask(truth[0]))
-    for path, image in ((pair.before, before), (mask[0], shown), *([(truth[0], true)] if truth else [])):
-        if image.shape[:2] != after.shape[:2]:  # type: ignore[union-attr]
-            sizes = [f"{x.shape[1]} x {x.shape[0]}" for x in (image, after)]  # type: ignore[union-attr]
-            raise DataError(
-                f"{path}: is {sizes[0]} pixels (width x height), {pair.after} is {sizes[1]}; crop or resample one"
-            )
-    if true is not None and mask[1].values == (0, 255):
-        # a mask that tells change from none is right wherever the truth has any class
-        true = np.where((true > 0) & (true != IGNORE), np.uint8(1), true)
-    picture = draw(before, after, shown, true)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_image(file, picture)
+    small = Preview(height, width, "largest")
+    for strips in strips_together(*(mask_strips(path) for path, _ in (mask, *([truth] if truth else [])))):
+        labels = mask[1].decode(strips[0])
+        if truth:
+            true = truth[1].decode(strips[1])
+            if mask[1].values == (0, 255):
+                # a mask that tells change from none is right wherever the truth has any class
+                true = np.where((true > 0) & (true != IGNORE), np.uint8(1), true)
+            labels = compare(labels, true)
+        small.add(labels + np.uint8(1))  # wraps: what is ignored is the smallest
+    labels = small.image() - np.uint8(1)
+    return mark_outcomes(labels) if truth else mark_change(labels, classes)
 
 
 def main() -> None:
@@ -1131,6 +1303,7 @@ def _status_of(error: Exception) -> int:
     if isinstance(error, ConfigError) or type(error).__name__ in (
         "ModelError",
         "FolderError",
+        "ReportError",
         "SplitError",
         "WeightsError",
         "RayError",

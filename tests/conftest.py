@@ -17,6 +17,7 @@ LONGEST = (
     "test_trainer.py",
     "test_cli.py",
     "test_multiworker.py",
+    "test_ray_engine.py",
     "test_architectures.py",
     "test_exporting.py",
     "test_predictor.py",

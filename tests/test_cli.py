@@ -33,7 +33,7 @@ from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
 
-COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "overlay"]
+COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "report", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
 
 
@@ -65,6 +65,17 @@ def require_one_line(err: str, *words: object) -> None:
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def require_report(out: Path, pairs: int) -> None:
+    """The page is there, and each of so many pairs has all its pictures."""
+    assert (out / "report.html").is_file()
+    data = (out / "report" / "data.js").read_text()
+    predicted = [pair for pair in json.loads(data.partition(" = ")[2].strip(";\n"))["pairs"] if pair["status"] == "ok"]
+    assert [pair["layers"] for pair in predicted] == [1] * pairs
+    for layer in ("before", "after", "mask", "contour", "probability", "thumbnail"):
+        names = {path.stem for path in (out / "report" / layer).iterdir()}
+        assert names == {pair["name"] for pair in predicted}, layer
 
 
 # ------------------------------------------------------------------------------------------- without TensorFlow
@@ -117,6 +128,7 @@ WRONG_CALLS = {
     "export nowhere --format tflite --out {}": ["nowhere", "shipped are"],
     "export m --format pickle --out {}": ["pickle", "savedmodel"],
     "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],
+    "report {}": ["there is no such folder", "prediction folder"],
 }
 
 
@@ -308,7 +320,7 @@ def test_a_training_leaves_a_run_folder(tiny_run):
     assert not NOISE.search(tiny_run.training.stderr), tiny_run.training.stderr
     assert {path.name for path in run.iterdir()} == {
         "config.yaml", "model.keras", "history.csv", "metrics.json", "curves.png", "environment.json", "list",
-        "tensorboard", "backup",
+        "tensorboard", "backup", "confusion.png", "precision_recall.png", "report.html",
     }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     assert printed == {"run": str(run), **metrics}
@@ -381,6 +393,8 @@ def test_evaluate_counts_what_it_writes(segdiff_command, here, tiny_run, tmp_pat
     rows = rows_of(out)
     assert [row["name"] for row in rows] == ["scene_0001", "scene_0006"]
     assert all(0 <= float(row["f1"]) <= 1 for row in rows)
+    require_report(out, 2)
+    assert len(list((out / "report" / "outcome").iterdir())) == 2
 
     status, printed, err = here("evaluate", tiny_run.run, tiny_run.data, "--split", "test")
     assert (status, "Traceback" in err) == (2, False)
@@ -540,6 +554,11 @@ def test_predict_does_what_it_can_and_says_what_it_could_not(segdiff_command, he
     assert rows["scene_0002"]["error"].startswith(str(after / "scene_0002.png"))
     assert rows["scene_0003"]["error"].startswith(str(after / "scene_0003.png"))
     assert len(list((out / "masks").iterdir())) == len(list((out / "probabilities").iterdir())) == 8
+    require_report(out, 8)
+    assert rows["scene_0003"]["error"].partition(": ")[2] in (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert here("report", out, "--json")[0] == 0
+    require_report(out, 8)
     fractions = [float(row["changed_fraction"]) for row in rows.values() if row["status"] == "ok"]
     assert printed["mean_changed_fraction"] == pytest.approx(np.mean(fractions))
 
@@ -713,6 +732,122 @@ def test_overlay_recognises_the_coding_over_the_whole_folder(here, tmp_path):
     assert yellow("p2") < 1_000, "255 is no truth, in this mask as in the other"
 
 
+def write_tiff(path: Path, array: np.ndarray, **options) -> Path:
+    """`array` is bands x H x W."""
+    bands, height, width = array.shape
+    profile = {"driver": "GTiff", "count": bands, "height": height, "width": width, "dtype": array.dtype.name}
+    with rasterio.open(path, "w", **profile, **options) as raster:
+        raster.write(array)
+    return path
+
+
+@pytest.fixture
+def sensor(tmp_path):
+    """Before, after and mask of 170 x 200 pixels: five bands of 16 bits in an odd range, and three classes."""
+    rng = np.random.default_rng(0)
+    before, after = (rng.integers(3000, 9000, (5, 170, 200)).astype(np.uint16) for _ in range(2))
+    mask = np.zeros((170, 200), np.uint8)
+    mask[40:60, 50:90], mask[100:120, 50:90] = 1, 2
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = (
+        write_tiff(tmp_path / "before.tif", before),
+        write_tiff(tmp_path / "after.tif", after),
+        tmp_path / "mask.png",
+    )
+    return files, before, after, mask
+
+
+def test_overlay_shows_any_bands_with_a_style_names_and_probabilities(here, sensor, tmp_path):
+    from segdiff.visualization.overlays import overlay
+
+    files, before, after, mask = sensor
+    shown = [np.moveaxis(image, 0, 2) for image in (before, after)]
+    out = tmp_path / "x.png"
+    assert here("overlay", *files, "--out", out) == (0, f"drawing: 1 of 1 pairs\n{out}\n", "")
+    first = [image[..., :3] for image in shown]
+    np.testing.assert_array_equal(picture_of(out), overlay(*first, mask))
+    likely = np.random.default_rng(1).random((1, 170, 200)).astype(np.float32)
+    heat = write_tiff(tmp_path / "heat.tif", likely)
+    status, _, err = here(
+        "overlay", *files, "--out", out, "--bands", "4,3,2", "--style", "contour", "--classes", "none,a hole,a spur",
+        "--probability", heat,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    chosen = [image[..., [3, 2, 1]] for image in shown]
+    names = ["none", "a hole", "a spur"]
+    expected = overlay(*chosen, mask, style="contour", classes=names, probability=likely[0])
+    np.testing.assert_array_equal(picture_of(out), expected)
+    assert here("overlay", *files, "--out", out, "--bands", "5", "--truth", files[2])[0] == 0
+    alone = [image[..., 4:] for image in shown]
+    np.testing.assert_array_equal(picture_of(out), overlay(*alone, mask, mask))
+
+
+def test_overlay_blinks_in_a_gif(here, sensor, tmp_path):
+    from segdiff.visualization.palettes import CLASS_COLORS, OUTCOME_COLORS
+
+    files = sensor[0]
+    for truth, colors in (([], CLASS_COLORS[:2]), (["--truth", files[2]], [OUTCOME_COLORS[4]])):
+        assert here("overlay", *files, *truth, "--out", tmp_path / "x.gif")[0] == 0
+        with Image.open(tmp_path / "x.gif") as gif:
+            assert gif.n_frames == 2
+            frames = [(gif.seek(index), np.array(gif.convert("RGB")))[1] for index in range(2)]
+        assert not np.array_equal(*frames)
+        for color in colors:
+            assert all(np.count_nonzero(np.all(frame == color, axis=-1)) > 200 for frame in frames)
+
+
+def test_overlay_of_a_large_raster_is_an_overview_that_loses_no_change(here, tmp_path):
+    """Each row of blocks is read by itself; what lies in one pixel of the overview is compared before it is merged."""
+    side = 4200
+    image = np.full((1, side, side), 90, np.uint8)
+    mask, truth = np.zeros((2, 1, side, side), np.uint8)
+    mask[0, 3000, 1500] = truth[0, 1000, 2500] = 255
+    mask[0, 2001, 2001] = truth[0, 2001, 2002] = 255  # beside each other, in one pixel: no true change
+    options = {"tiled": True, "compress": "deflate"}
+    names = {"before": image, "after": image, "mask": mask, "truth": truth}
+    files = {name: write_tiff(tmp_path / f"{name}.tif", array, **options) for name, array in names.items()}
+    call = ["overlay", files["before"], files["after"], files["mask"], "--out", tmp_path / "x.png"]
+    assert here(*call)[0] == 0
+
+    def change() -> np.ndarray:
+        """The third panel: every third pixel a side, beneath a caption 64 high, between gutters of 21."""
+        page = picture_of(tmp_path / "x.png")
+        assert page.shape[1] == 3 * 1400 + 4 * 21
+        return page[64:1464, -1421:-21].astype(int)
+
+    rows, columns = np.nonzero(np.all(change() == (255, 110, 0), axis=-1))
+    for row, column in ((1000, 500), (667, 667)):
+        near = (abs(rows - row) < 6) & (abs(columns - column) < 6)
+        assert (rows[near].mean(), columns[near].mean()) == (row, column)
+    assert here(*call, "--truth", files["truth"])[0] == 0
+    marked = change()
+    assert np.argwhere(np.ptp(marked, axis=-1) > 60).tolist() == [[333, 833], [667, 667], [1000, 500]]
+    assert (marked[..., 2] <= marked[..., 0]).all(), "nothing that was found is true"
+
+
+def test_overlay_refuses_what_it_cannot_show(here, sensor, tmp_path):
+    (before, after, mask), *_ = sensor
+    out = tmp_path / "x.png"
+    heat = write_tiff(tmp_path / "heat.tif", np.full((1, 170, 200), 7, np.float32))
+    small = write_tiff(tmp_path / "small.tif", np.zeros((1, 17, 20), np.float32))
+    for arguments, status, words in (
+        (["--bands", "4,3"], 2, ["--bands 4,3", "4,3,2"]),
+        (["--bands", "0,1,2"], 2, ["--bands 0,1,2"]),
+        (["--bands", "7"], 1, [before, "no band 7", "1..5"]),
+        (["--classes", "none,a"], 2, ["--classes", "2 names", "3 classes"]),
+        (["--style", "line"], 2, ["--style", "contour"]),
+        (["--probability", heat], 1, [heat, "from 7 to 7", "0..1"]),
+        (["--probability", small], 1, [small, "20 x 17", "200 x 170"]),
+        (["--probability", tmp_path / "none.tif"], 2, ["none.tif"]),
+        (["--probability", heat, "--out", tmp_path / "x.gif"], 2, ["x.gif", "--probability"]),
+    ):
+        code, _, err = here("overlay", before, after, mask, "--out", out, "-q", *arguments)
+        assert code == status, (arguments, err)
+        require_one_line(err, *words)
+    assert not out.exists()
+    assert not (tmp_path / "x.gif").exists()
+
+
 def test_evaluate_refuses_a_model_of_other_bands_at_once(here, tiny_run, tmp_path):
     rng = np.random.default_rng(0)
     for folder in ("A", "B", "label"):
@@ -765,7 +900,7 @@ def test_int8_that_costs_f1_is_refused_and_leaves_nothing(here, tmp_path):
     network = build_change_detector(ModelConfig(encoder=EncoderConfig(channels=(4, 8))), bands=3, classes=1)
     names = [f"scene_{number:04d}.png" for number in range(4)]
 
-    def save(threshold: float) -> dict[str, np.ndarray]:
+    def save(threshold: float) -> dict[str, Prediction]:
         network.settings = Settings(threshold=threshold, tile=32, overlap=8, stride=network.settings.stride)
         network.save(model)
         detector = load(model, runtime="tensorflow", precision="float32")
@@ -779,7 +914,7 @@ def test_int8_that_costs_f1_is_refused_and_leaves_nothing(here, tmp_path):
     call = ("export", model, "--format", "tflite", "--data", data, "--out", tmp_path / "out", "--quiet", "--precision")
     status, out, err = here(*call, "int8")
     assert (status, out) == (4, "")
-    require_one_line(err, "not written: F1 on 4 of the 4 pairs in", "falls from 1.0000 to 0.", "0.005 is allowed")
+    require_one_line(err, "segdiff: not written: F1 on 4 of the 4 pairs in", "from 1.0000 to 0.", "0.005 is allowed")
     assert set(tmp_path.iterdir()) == there
     assert here(*call, "float16")[0] == 0
 
@@ -834,6 +969,7 @@ def test_a_killed_prediction_goes_on(segdiff_command, tiny_run, tmp_path):
     again = segdiff_command(*call, "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["predicted"] == 30
+    require_report(out, 30)
     rows = rows_of(out)
     assert sorted(row["name"] for row in rows) == names
     assert {name: (out / "masks" / f"{name}.png").stat().st_mtime_ns for name in done} == kept

@@ -51,12 +51,17 @@ class Scoreboard:
         self.pairs = 0
 
     def add(self, prediction: Prediction, truth: np.ndarray) -> dict[str, float]:
-        """Counts a pair; returns the scores of this pair alone. Pixels without data or truth are left out."""
+        """Counts a pair; returns the scores of this pair alone. Pixels without data or truth are left out.
+
+        A pair in which nothing has changed and nothing was found has none: all would be 0 / 0.
+        """
         if prediction.valid is not None:
             truth = np.where(prediction.valid, truth, np.uint8(IGNORE))
         confusion = confusion_matrix(truth, prediction.mask, len(self.classes))
         self.confusion += confusion
         self.pairs += 1
+        if confusion.sum() == confusion[0, 0]:
+            return {}
         scores = confusion_scores(confusion)
         return {name: float(scores[name]) for name in ("f1", "precision", "recall", "iou")}
 

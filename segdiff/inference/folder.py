@@ -25,11 +25,20 @@ from segdiff.inference.books import (
     whole_books,
 )
 from segdiff.inference.objects import open_geojson
-from segdiff.inference.pair_writer import MASK_SUFFIXES, DrawPair, PairWriter, WriteImage, WrittenPair
+from segdiff.inference.pair_writer import (
+    MASK_SUFFIXES,
+    REPORT,
+    DrawPair,
+    PairWriter,
+    WriteImage,
+    WriteLayers,
+    WrittenPair,
+)
 from segdiff.inference.predictor import PredictedRaster
 
 COLUMNS = (
     "name", "status", "changed_pixels", "changed_fraction", "area", "objects", "seconds", "error", "area_unit",
+    "classes",
 )  # fmt: skip
 """Columns of every summary.csv, in order; those of an evaluation follow."""
 
@@ -76,6 +85,7 @@ class PredictionFolder:
         classes: Sequence[str],
         draw: DrawPair,
         write_image: WriteImage,
+        write_layers: WriteLayers | None = None,
         columns: Sequence[str] = (),
         probabilities: bool = False,
         geopackage: bool = False,
@@ -86,10 +96,10 @@ class PredictionFolder:
         self.folder, self.part = folder, part or Part()
         self._books = whole_books(folder) if self.part.count == 1 else part_books(folder, self.part)
         self.writer = PairWriter(
-            folder, tuple(classes), draw, write_image, self._books.loose, probabilities, geopackage
+            folder, tuple(classes), draw, write_image, self._books.loose, probabilities, geopackage, write_layers
         )
         self._columns = (*COLUMNS, *columns)
-        goes_on = self._open(job.describe(), overwrite)
+        goes_on = self._open({**job.describe(), "classes": list(classes)}, overwrite)
         self._sources = books_to_resume(folder, self.part)
         self.done = Ledger()
         if goes_on and resume:
@@ -140,7 +150,8 @@ class PredictionFolder:
 
     def _remove_unfinished(self) -> None:
         """Removes the files that a run which was killed left half written."""
-        for name in ("masks", "overlays", "probabilities", "geopackages"):
+        layers = [f"{REPORT}/{layer.name}" for layer in (self.folder / REPORT).glob("*/")]
+        for name in ("masks", "overlays", "probabilities", "geopackages", *layers):
             if (self.folder / name).exists():
                 with os.scandir(self.folder / name) as entries:
                     for entry in entries:
@@ -149,9 +160,9 @@ class PredictionFolder:
 
     def _remove_predictions(self) -> None:
         """Removes what an earlier job left, prediction.json last: until then the folder is seen to be of that job."""
-        for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json"):
+        for name in ("summary.csv", "objects.geojson", ".objects.jsonl", "metrics.json", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("masks", "overlays", "probabilities", "geopackages", PARTS):
+        for name in ("masks", "overlays", "probabilities", "geopackages", REPORT, PARTS):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
         (self.folder / "prediction.json").unlink()

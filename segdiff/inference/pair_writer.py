@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from segdiff.inference.geopackage import open_geopackage
 from segdiff.inference.objects import Region, RegionTracer, feature, find_objects
 from segdiff.inference.places import Place, find_place
 from segdiff.inference.postprocessing import postprocess
-from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction
+from segdiff.inference.predictor import LoadedPair, PredictedRaster, Prediction, change_probability
 from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import (
     RowWriter,
@@ -30,8 +31,13 @@ from segdiff.inference.rasters import (
 from segdiff.inference.runs import Slab
 
 DrawPair = Callable[..., np.ndarray]
-"""(before, after, mask, truth, classes=names) -> RGB picture."""
+"""(before, after, mask, truth, classes=names, probability=that of change or None) -> RGB picture."""
 WriteImage = Callable[[Path, np.ndarray], None]
+WriteLayers = Callable[..., None]
+"""(folder, name, before, after, mask, probability, truth): what a page shows of a pair, probability as uint8."""
+
+REPORT = "report"
+"""Folder in a prediction folder for what belongs to its report.html."""
 
 MASK_SUFFIXES = (".png", ".tif")
 
@@ -62,6 +68,8 @@ class PairWriter:
     probabilities: bool = False
     geopackage: bool = False
     """Whether the objects of a pair also go to geopackages/NAME.gpkg, in the reference system of its images."""
+    write_layers: WriteLayers | None = None
+    """Writes what the report shows of a pair; None: there will be no report."""
 
     def make_folders(self) -> None:
         """Makes the folders that the files go to."""
@@ -96,13 +104,16 @@ class PairWriter:
         with self._open_features(name, place) as write:
             write(regions)
         self._write_masks(pair, prediction)
-        picture = self.draw(images.before, images.after, mask, truth, classes=self.classes)
-        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        change = _bytes(prediction.change_probability)
+        self._write_overlay(name, images.before, images.after, mask, change, truth)
+        if self.write_layers:
+            self.write_layers(self.folder / REPORT, name, images.before, images.after, mask, change, truth)
         counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
         changed = int(np.count_nonzero(mask))
         area = sum(region.area for region in regions)
         unit = "px" if place is None else "m2"
-        return self._written(name, changed, counted, len(regions), area, unit, seconds, **(scores or {}))
+        kinds = Counter(region.class_index for region in regions)
+        return self._written(name, changed, counted, kinds, area, unit, seconds, **(scores or {}))
 
     def add_raster(self, result: PredictedRaster, progress: Callable[[int, int], None]) -> WrittenPair:
         """Writes everything of two rasters as their rows come, while the next ones are computed.
@@ -115,7 +126,9 @@ class PairWriter:
         name, grid, size = pair.name, images.grid, {"width": images.width, "height": images.height}
         place = _place(pair, grid)
         tracer, small = RegionTracer(place), Preview(images.height, images.width, "largest")
-        changed = counted = objects = 0
+        likely = Preview(images.height, images.width, "area")
+        changed = counted = 0
+        kinds: Counter[int] = Counter()
         area = 0.0
         with ExitStack() as stack:
             masks = stack.enter_context(open_mask_writer(self.mask_path(pair), grid=grid, **size))
@@ -123,9 +136,10 @@ class PairWriter:
             write = stack.enter_context(self._open_features(name, place))
 
             def counting(regions: Iterable[Region]) -> Iterator[Region]:
-                nonlocal objects, area
+                nonlocal area
                 for region in regions:
-                    objects, area = objects + 1, area + region.area
+                    area += region.area
+                    kinds[region.class_index] += 1
                     yield region
 
             coming = stack.enter_context(ahead(result.rows, 2))
@@ -135,6 +149,7 @@ class PairWriter:
                 for y, mask, probability, valid in coming:
                     if probabilities is not None:
                         probabilities.write_rows(y, probability, valid)
+                    likely.add(_bytes(change_probability(probability, valid)))
                     counted += mask.size if valid is None else int(np.count_nonzero(valid))
                     yield Slab(y, mask, probability, valid)
                     progress(y + len(mask), images.height)
@@ -148,18 +163,34 @@ class PairWriter:
                 small.add(mask)
                 changed += int(np.count_nonzero(mask))
             write(counting(tracer.finish()))
-        picture = self.draw(*images.previews(), small.image(), None, classes=self.classes)
-        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        before, after = images.previews()
+        self._write_overlay(name, before, after, small.image(), likely.image())
+        if self.write_layers:
+            self.write_layers(self.folder / REPORT, name, before, after, small.image(), likely.image())
         return self._written(
-            name, changed, counted, objects, area, "px" if place is None else "m2", time.perf_counter() - began
+            name, changed, counted, kinds, area, "px" if place is None else "m2", time.perf_counter() - began
         )
+
+    def _write_overlay(
+        self,
+        name: str,
+        before: np.ndarray,
+        after: np.ndarray,
+        mask: np.ndarray,
+        probability: np.ndarray,
+        truth: np.ndarray | None = None,
+    ) -> None:
+        """With a heat map where probabilities were asked for."""
+        heat = probability if self.probabilities else None
+        picture = self.draw(before, after, mask, truth, classes=self.classes, probability=heat)
+        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
 
     def _written(
         self,
         name: str,
         changed: int,
         counted: int,
-        objects: int,
+        kinds: Counter[int],
         area: float,
         unit: str,
         seconds: float,
@@ -171,13 +202,17 @@ class PairWriter:
             "changed_pixels": changed,
             "changed_fraction": f"{changed / max(counted, 1):.6f}",
             "area": f"{area:.10g}",
-            "objects": objects,
+            "objects": kinds.total(),
             "seconds": f"{seconds:.3f}",
             "error": "",
             "area_unit": unit,
+            "classes": self._objects_by_class(kinds) if len(self.classes) > 2 else "",
             **{key: f"{value:.6f}" for key, value in scores.items()},
         }
         return WrittenPair(row, self._features(name))
+
+    def _objects_by_class(self, kinds: Counter[int]) -> str:
+        return json.dumps({self.classes[index]: kinds[index] for index in sorted(kinds)}, ensure_ascii=False)
 
     def _features(self, name: str) -> Path:
         return self.loose / f"{name}.jsonl"
@@ -227,6 +262,11 @@ class PairWriter:
         path = self.folder / "probabilities" / f"{name}.tif"
         with open_probability_writer(path, width=width, height=height, grid=grid, band_names=names) as writer:
             yield writer
+
+
+def _bytes(probability: np.ndarray) -> np.ndarray:
+    """uint8, 0..255 for 0..1."""
+    return np.rint(probability * np.float32(255)).astype(np.uint8)
 
 
 def _place(pair: Pair, grid: Grid | None) -> Place | None:

@@ -67,10 +67,15 @@ class Prediction:
     @property
     def change_probability(self) -> np.ndarray:
         """float32 H x W, whatever the number of classes."""
-        if self.probability.ndim == 2:
-            return self.probability
-        change = 1.0 - self.probability[..., 0]
-        return change if self.valid is None else np.where(self.valid, change, np.float32(0))
+        return change_probability(self.probability, self.valid)
+
+
+def change_probability(probability: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """That of any change, float32 n x W, of a Prediction's or of rows of it; 0 where nothing is valid."""
+    if probability.ndim == 2:
+        return probability
+    change = 1.0 - probability[..., 0]
+    return change if valid is None else np.where(valid, change, np.float32(0))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, p
 from segdiff.inference.runtimes import keras_network
 from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
-from segdiff.visualization.overlays import overlay, write_image
+from segdiff.visualization.overlays import overlay
+from segdiff.visualization.pictures import write_image
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +354,9 @@ def test_a_geotiff_pair_gives_a_geotiff_mask(models, tmp_path):
     assert valid.sum() == valid.size - 8 * 16
     with rasterio.open(out / "probabilities" / "field.tif") as probability:
         np.testing.assert_array_equal(probability.read(1), expected.probability)
+    fill(tmp_path / "without", detector, images)
+    widths = [Image.open(folder / "overlays" / "field.jpg").width for folder in (out, tmp_path / "without")]
+    assert widths[0] > widths[1] * 1.3, "with probabilities overlays have a heat map too"
     with rasterio.open(out / "masks" / "plain.tif") as mask:
         assert mask.crs is None
         assert (mask.dataset_mask() != 0).all()

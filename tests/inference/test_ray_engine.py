@@ -25,7 +25,8 @@ from segdiff.inference.ray_engine import Described, LostWorkersError, PoolSize, 
 from segdiff.model_files import ModelError, PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.training.callbacks import save_detector
-from segdiff.visualization.overlays import overlay, write_image
+from segdiff.visualization.overlays import overlay
+from segdiff.visualization.pictures import write_image
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ from segdiff.inference.predictor import (
 from segdiff.inference.resampling import RowResampler, resample, resample_rows
 from segdiff.inference.runtimes import Network
 from segdiff.model_files import ModelError, Settings
-from segdiff.visualization.overlays import overlay, write_image
+from segdiff.visualization.overlays import overlay
+from segdiff.visualization.pictures import write_image
 
 # ------------------------------------------------------------------------------------------------------- the rows
 

@@ -1,7 +1,6 @@
 """Overlays, by pixels worked out by hand on small masks, and by properties."""
 
 import itertools
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segdiff.visualization.overlays import (
+from segdiff.visualization.display import display_rgb
+from segdiff.visualization.drawing import (
+    Size,
+    compare,
+    draw_change,
+    draw_outcomes,
+    draw_probability,
+    probability_bar,
+    resize_labels,
+)
+from segdiff.visualization.overlays import blink, mark_change, mark_outcomes, overlay, panel_size
+from segdiff.visualization.palettes import (
     CLASS_COLORS,
     FALSE,
     IGNORE,
@@ -21,17 +31,9 @@ from segdiff.visualization.overlays import (
     TRUE,
     UNCHANGED,
     WRONG_CLASS,
-    Size,
-    compare,
-    display_rgb,
-    draw_change,
-    draw_outcomes,
-    overlay,
-    panel_size,
-    resize_labels,
-    sheet,
-    write_image,
 )
+from segdiff.visualization.pictures import BLINK_MILLISECONDS, write_gif, write_image
+from segdiff.visualization.sheets import sheet
 
 
 def noise(height: int, width: int, bands: int = 3, seed: int = 0) -> np.ndarray:
@@ -285,6 +287,135 @@ def test_the_legend_of_outcomes_names_wrong_class_and_ignored_where_they_occur()
     assert (64, 64, 64) not in found
 
 
+# Styles
+
+
+def test_styles_of_change() -> None:
+    ground = np.full((200, 200, 3), 200, np.uint8)
+    mask = labels(200, 200, (slice(60, 100), slice(80, 120), 1))
+    contour, fill, both = (draw_change(ground, mask, style) for style in ("contour", "fill", "both"))
+    np.testing.assert_array_equal(both, draw_change(ground, mask))
+    assert np.all(contour[60:100, 80:120] == 200)
+    outside = mask == 0
+    np.testing.assert_array_equal(contour[outside], both[outside])
+    assert np.all(contour[58:60, 82:118] == CLASS_COLORS[0])
+    assert np.all(fill[60:100, 80:120] == [round((200 + value) / 2) for value in CLASS_COLORS[0]])
+    assert np.all(fill[outside] == 200)
+    page = overlay(ground, ground, mask, style="contour")
+    np.testing.assert_array_equal(panel(page, 2, 200, 200), contour)
+
+
+def test_styles_of_outcomes() -> None:
+    ground = np.full((200, 200, 3), 100, np.uint8)
+    outcomes = labels(200, 200, (slice(60, 100), slice(80, 120), MISSED))
+    contour, fill, both = (draw_outcomes(ground, outcomes, style) for style in ("contour", "fill", "both"))
+    np.testing.assert_array_equal(fill, draw_outcomes(ground, outcomes))
+    assert np.all(contour[60:100, 80:120] == round(0.7 * 100 + 51))
+    for lined in (contour, both):
+        assert np.all(lined[58:60, 82:118] == OUTCOME_COLORS[MISSED])
+    outside = outcomes == UNCHANGED
+    assert np.all(fill[outside] == round(0.7 * 100 + 51))
+    page = overlay(ground, ground, outcomes != 0, np.zeros((200, 200), bool), style="both")
+    assert np.any(np.all(panel(page, 2, 200, 200) == OUTCOME_COLORS[FALSE], axis=-1))
+
+
+# Probability
+
+
+def test_a_heat_map_leaves_the_image_where_nothing_is_likely() -> None:
+    image = noise(160, 200)
+    probability = np.zeros((160, 200), np.float32)
+    probability[:, 100:] = 1
+    shown = draw_probability(image, probability).astype(int)
+    grey = (0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2]) * 0.4 + 20
+    assert np.abs(shown[:, :100] - grey[:, :100, None]).max() <= 1.5
+    assert np.abs(shown[:, 100:] - (0.95 * 255 + 0.05 * grey[:, 100:, None])).max() <= 1.5
+    page = overlay(image, image, probability > 0.5, probability=probability)
+    np.testing.assert_array_equal(panel(page, 3, 160, 200), shown)
+    levels = np.rint(probability * 255).astype(np.uint8)
+    np.testing.assert_array_equal(page, overlay(image, image, probability > 0.5, probability=levels))
+
+
+def test_the_most_likely_pixel_is_kept_in_an_overview() -> None:
+    image = np.full((2000, 4000, 1), 90, np.uint8)
+    probability = np.zeros((2000, 4000), np.float32)
+    probability[1001, 2503] = 1
+    shown = panel(overlay(image, image, probability > 2, probability=probability), 3, 800, 1600).astype(int)
+    rows, columns = np.nonzero(shown[..., 0] > 200)
+    assert (rows.tolist(), columns.tolist()) == ([400], [1001])
+
+
+def test_the_bar_is_in_the_legend() -> None:
+    image = noise(160, 200)
+    page = overlay(image, image, labels(160, 200), probability=np.zeros((160, 200), np.float32))
+    _, strip, _ = geometry(200)
+    key = page[strip + 161 :].astype(int)
+    for color in probability_bar()[0, [64, 128, 192]].astype(int):
+        assert np.abs(key - color).max(axis=-1).min() <= 8
+
+
+@pytest.mark.parametrize("sight", ["normal", "protanopia", "deuteranopia", "tritanopia"])
+def test_the_more_likely_the_lighter_for_every_sight(sight: str) -> None:
+    grounds = [np.full((1, 256, 3), grey, np.uint8) for grey in (0, 64, 128, 192, 255)]
+    levels = np.arange(256, dtype=np.uint8)[None]
+    nothing = np.concatenate([seen(draw_probability(ground, levels * 0)[0, :1].tolist(), sight) for ground in grounds])
+    for ground in grounds:
+        likely = seen(draw_probability(ground, levels)[0, 128:].tolist(), sight)
+        assert np.all(np.diff(likely[::8, 0]) > 0)
+        assert np.linalg.norm(likely[:, None] - nothing, axis=-1).min() > 30  # no ground looks like a change
+
+
+def test_probabilities_that_are_none_are_refused() -> None:
+    image, mask = noise(20, 30), labels(20, 30)
+    for wrong, words in (
+        (np.full((20, 30), 1.5), r"probability reaches from 1\.5 to 1\.5; it must lie in 0\.\.1"),
+        (np.full((20, 30), np.nan), "probability reaches from nan"),
+        (np.zeros((20, 30), np.int16), "probability is int16"),
+        (np.zeros((20, 31)), r"probability has shape \(20, 31\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            overlay(image, image, mask, probability=wrong)
+
+
+# Blinking
+
+
+def test_before_and_after_blink_with_the_same_outline() -> None:
+    before, after = noise(200, 240, seed=1), noise(200, 240, seed=2)
+    mask = labels(200, 240, (slice(60, 100), slice(80, 120), 3))
+    pages = blink(before, after, mark_change(mask, ["", "a", "b", "c"]))
+    assert pages[0].shape == pages[1].shape
+    for page, image in zip(pages, (before, after), strict=True):
+        np.testing.assert_array_equal(panel(page, 0, 200, 240), draw_change(image, mask, "contour"))
+        assert CLASS_COLORS[2] in legend_colors(page, 200, 240)
+    outcomes = np.where(mask != 0, np.uint8(TRUE), np.uint8(UNCHANGED))
+    page = blink(before, after, mark_outcomes(outcomes))[0]
+    np.testing.assert_array_equal(panel(page, 0, 200, 240), draw_outcomes(before, outcomes, "contour"))
+
+
+def test_a_gif_keeps_the_colours_that_speak(tmp_path: Path) -> None:
+    before, after = noise(200, 240, seed=1), noise(200, 240, seed=2)
+    small = [(slice(40 * index, 40 * index + 3), slice(80, 83), index) for index in (1, 2, 4)]  # rare, so soon lost
+    marks = mark_change(labels(200, 240, *small))
+    pages = blink(before, after, marks)
+    colors = [CLASS_COLORS[index - 1] for index in (1, 2, 4)]
+    write_gif(tmp_path / "x.gif", pages, colors)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gif"]
+    with Image.open(tmp_path / "x.gif") as stored:
+        assert (stored.n_frames, stored.info["duration"], stored.info["loop"]) == (2, BLINK_MILLISECONDS, 0)
+        for index, page in enumerate(pages):
+            stored.seek(index)
+            shown = np.asarray(stored.convert("RGB"))
+            for color in colors:
+                legend = np.all(page == color, axis=-1)
+                legend[:225] = False
+                assert np.mean(np.all(shown[legend] == color, axis=-1)) > 0.9
+            assert np.all(shown[-2:] == 255)
+            assert np.abs(shown.astype(int).mean() - page.mean()) < 3
+    with pytest.raises(ValueError, match=r"x\.gif: pictures of shapes .* those of a GIF have one size"):
+        write_gif(tmp_path / "x.gif", [pages[0], pages[1][1:]])
+
+
 # Overviews
 
 
@@ -431,10 +562,10 @@ def test_shapes_that_do_not_fit_are_named() -> None:
 
 def test_other_types_and_values_are_refused() -> None:
     image, mask = noise(20, 30), labels(20, 30)
-    with pytest.raises(ValueError, match="after is uint16"):
-        overlay(image, image.astype(np.uint16), mask)
-    with pytest.raises(ValueError, match="image is float32"):
-        display_rgb(image.astype(np.float32))
+    with pytest.raises(ValueError, match="after is complex64"):
+        overlay(image, image.astype(np.complex64), mask)
+    with pytest.raises(ValueError, match="image is bool"):
+        display_rgb(image > 3)
     with pytest.raises(ValueError, match="truth is int64"):
         overlay(image, image, mask, mask.astype(np.int64))
     mask[3, 4] = 32
@@ -487,22 +618,7 @@ def test_write_image_refuses(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]  # nothing half-written is left
 
 
-# Speed, and real data
-
-
-@pytest.mark.parametrize("with_truth", [False, True])
-def test_sixty_a_second(with_truth: bool) -> None:
-    before, after = noise(256, 256, seed=1), noise(256, 256, seed=2)
-    mask = labels(256, 256, (slice(20, 120), slice(30, 90), 1), (slice(200, 210), slice(0, 200), 2))
-    truth = np.roll(mask, 4, axis=0) if with_truth else None
-    overlay(before, after, mask, truth)
-    times = []
-    for _ in range(4):
-        start = time.process_time()  # of all threads: what one core would take
-        for _ in range(10):
-            overlay(before, after, mask, truth)
-        times.append((time.process_time() - start) / 10)
-    assert min(times) < 1 / 60
+# Real data
 
 
 def test_real_boards(shared: Path) -> None:
