@@ -41,8 +41,8 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def plain_axes(axes: Axes, theme: Theme) -> None:
-    """Axes in the colours of the theme: a grid behind, no frame above and to the right."""
+def plain_axes(axes: Axes, theme: Theme, *, legend_below: bool = False) -> None:
+    """Axes in the colours of the theme: a grid behind, no frame above and to the right, a legend where it fits."""
     axes.set_facecolor(theme.ground)
     axes.grid(color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -52,4 +52,5 @@ def plain_axes(axes: Axes, theme: Theme) -> None:
     for text in (axes.xaxis.label, axes.yaxis.label, axes.xaxis.offsetText, axes.yaxis.offsetText):
         text.set_color(theme.ink)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=8, frameon=False, labelcolor=theme.ink)
+        place = {"loc": "upper left", "bbox_to_anchor": (0, -0.17)} if legend_below else {}
+        axes.legend(fontsize=8, frameon=False, labelcolor=theme.ink, **place)

@@ -24,7 +24,8 @@ def precision_recall_chart(
     `precision` and `recall` are (K - 1) x T, `classes` the K names, background first. A ring marks `threshold`. The
     legend has the average precision of each class. Points at which nothing is found are left out.
     """
-    figure = new_figure(4.2, 3.6, theme, dots=200)
+    many = len(classes) > 4
+    figure = new_figure(4.2, 3.6 + (0.18 * len(classes) if many else 0), theme, dots=200)
     axes = figure.add_subplot()
     chosen = round(threshold * precision.shape[1])
     colors = [theme.lines[0]] if len(classes) == 2 else [np.array(color) / 255 for color in CLASS_COLORS]
@@ -39,7 +40,7 @@ def precision_recall_chart(
     axes.set_ylabel("precision")
     axes.set_title("Precision and recall by threshold", loc="left", fontsize=11, color=theme.ink)
     axes.plot([], [], "o", markersize=8, markerfacecolor="none", markeredgecolor=theme.ink, label=f"at {threshold:.3f}")
-    plain_axes(axes, theme)
+    plain_axes(axes, theme, legend_below=many)
     return pixels(figure)
 
 

@@ -11,6 +11,7 @@ import pytest
 from segdiff.training.conclusion import Outcome, ShownPair
 from segdiff.training.metrics import class_scores, confusion_scores
 from segdiff.visualization.run_report import show_outcome
+from tests.visualization.test_report_page import CHROMIUM, DESKTOP, PHONE, browser  # noqa: F401  the fixture
 
 ODD_NAME = "a <b>\"&amp;' pair"
 
@@ -147,3 +148,51 @@ def test_a_run_whose_scores_could_not_be_counted_has_a_page(tmp_path):
     nothing = np.zeros((1, 1024))
     show_outcome(Outcome(empty.run, empty.history, empty.metrics, empty.classes, nothing, nothing, 0, iter([])))
     assert "1 1 - 0" in Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> Path:
+    """The page of a run of many classes with long names."""
+    classes = ("none", *(f"a kind of change with a long name {k}" for k in range(1, 8)))
+    pairs = [shown("worst", "p" * 120, 0.5, classes=8), shown("best", ODD_NAME, 0.75, size=(400, 30))]
+    run = tmp_path_factory.mktemp("wide") / "run"
+    show_outcome(outcome(run, classes, pairs))
+    return run / "report.html"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here: apt-get install chromium")
+@pytest.mark.parametrize(("device", "scheme"), [(DESKTOP, "dark"), (PHONE, "light")], ids=["desktop", "phone"])
+def test_in_a_browser_nothing_is_asked_for_and_everything_is_in_sight(browser, wide, device, scheme):  # noqa: F811
+    tab = browser.new_page(color_scheme=scheme, **device)
+    asked, errors = [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: errors.append(message.text))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    address = wide.as_uri()
+    tab.goto(address)
+    assert errors == []
+    assert {url for url in asked if not url.startswith("data:")} == {address}
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "no scrolling to the side"
+    for image in tab.locator("img").all():
+        image.scroll_into_view_if_needed()
+        assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    chart = tab.locator(".chart img").first.evaluate(PIXEL)
+    assert (sum(map(int, re.findall(r"\d+", ground))) < 150) == (sum(chart) < 150) == (scheme == "dark")
+    table = tab.get_by_role("region", name="Table of epochs")
+    assert not table.is_visible()
+    tab.locator("summary", has_text="All epochs").focus()
+    tab.keyboard.press("Enter")
+    assert table.is_visible()
+    tab.close()
+
+
+PIXEL = """async image => {
+  await image.decode();
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [1, 1];
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0, 1, 1, 0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+}"""
+"""The colour of a picture's corner."""
