@@ -82,10 +82,10 @@ def _read_dataset(path: Path, source: Any, height: int, width: int, bands: Seque
         stored = info.bands - alpha
         named = [source.colorinterp.index(colour) + 1 for colour in _COLOURS if colour in source.colorinterp]
         chosen = _chosen(path, bands, stored, named)
-        # indices of a palette have no mean
-        indices, how = (chosen, Resampling.average) if palette is None else ([1], Resampling.nearest)
+        indices = chosen if palette is None else [1]
         try:
-            pixels = source.read(indices, out_shape=(len(indices), height, width), resampling=how)
+            # of a palette GDAL takes the entry nearest to the mean colour
+            pixels = source.read(indices, out_shape=(len(indices), height, width), resampling=Resampling.average)
             if MaskFlags.nodata in source.mask_flag_enums[indices[0] - 1]:
                 # the mean is of those pixels alone that are not nodata
                 valid = np.any(

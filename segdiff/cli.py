@@ -9,10 +9,12 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from segdiff import __version__
 
@@ -39,7 +42,35 @@ FAULTS, WRONG_CALL, SOME_FAILED, CANNOT_GO_ON = 1, 2, 3, 4
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """The class of every wrong call, which typer does not export."""
 
+
+class _Commands(TyperGroup):
+    """Commands with a help that fits 80 columns: a flag has no type, and a number is N."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of `segdiff` itself."""
+        return [_shortened(parameter) for parameter in super().get_params(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            # the lines of a paragraph are the source's: what is shown has its own
+            command.help = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
+            for parameter in command.get_params(ctx):
+                _shortened(parameter)
+        return command
+
+
+def _shortened(parameter: Any) -> Any:
+    if getattr(parameter, "is_flag", False):
+        parameter.metavar = ""
+    elif parameter.metavar is None and parameter.type_descriptor.annotation in (int, float):
+        parameter.metavar = "N"
+    return parameter
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Find what changed between two pictures of the same place or thing.",
     epilog="Begin with: segdiff demo",
     add_completion=False,
@@ -70,21 +101,24 @@ Ensemble = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
 ]
 TestTimeAugmentation = Annotated[
-    Literal["d4"] | None, typer.Option(help="d4: the mean over the eight turns and mirror images; 8 x the time.")
+    Literal["d4"] | None,
+    typer.Option(metavar="d4", help="d4: the mean over the eight turns and mirror images; 8 x the time."),
 ]
 Runtime = Annotated[
     Literal["auto", "tensorflow", "openvino"],
-    typer.Option(help="auto: OpenVINO on processors, TensorFlow on GPUs."),
+    typer.Option(metavar="NAME", help="auto (OpenVINO on processors, TensorFlow on GPUs), tensorflow or openvino."),
 ]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the processor multiplies it.")
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(metavar="NAME", help="auto (bfloat16 where the processor multiplies it), float32 or bfloat16."),
 ]
 PostProcessed = Annotated[
     str | None,
     typer.Option(
         "--post-processing",
         metavar="STEPS",
-        help="none, or steps such as closing=2,fill_holes=64,vote,minimum_area=16; default: the model's.",
+        help="none, or of closing=RADIUS, fill_holes=AREA, vote and minimum_area=AREA some with commas between, no "
+        "spaces; default: the model's.",
     ),
 ]
 Ignore = Annotated[int | None, typer.Option(min=1, max=255, help="Mask value of pixels without truth.")]
@@ -109,25 +143,33 @@ class _Screen:
             render(self.console)
 
     @contextlib.contextmanager
-    def progress(self, what: str, unit: str = "pairs") -> Iterator[Callable[[float, int], None]]:
+    def progress(self, what: str, unit: str = "pairs", *, lines: bool = True) -> Iterator[Callable[[float, int], None]]:
         """A bar with rate and time left on a terminal, a line at each tenth elsewhere. Yields update(done, total)."""
-        if self.quiet:
+        if self.quiet or not (lines or self.console.is_terminal):
             yield lambda done, total: None
         elif self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn(),
+                TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), _Rate(unit),
+                TimeRemainingColumn(elapsed_when_finished=True),
             )  # fmt: skip
             with Progress(*columns, console=self.console) as bar:
                 task = bar.add_task(what, total=None)
                 yield lambda done, total: bar.update(task, completed=done, total=total)
         else:
+            began = told = time.monotonic()
             tenth = 0
 
             def update(done: float, total: int) -> None:
-                nonlocal tenth
-                if done * 10 // max(total, 1) > tenth:
-                    tenth = int(done * 10 // max(total, 1))
-                    self.say(f"{what}: {int(done)} of {total} {unit}")
+                nonlocal tenth, told
+                now, reached = time.monotonic(), int(done * 10 // max(total, 1))
+                if reached <= tenth or (now - told < 1 and done < total):  # a short job is not worth ten lines
+                    return
+                tenth, told = reached, now
+                line = f"{what}: {int(done):,} of {total:,} {unit}"
+                if done < total:
+                    rate = done / (now - began)
+                    line += f", {rate:.3g} {unit}/s, {timedelta(seconds=round((total - done) / rate))} left"
+                self.say(line)
 
             yield update
 
@@ -195,7 +237,7 @@ def demo(
     scores = _evaluate(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
     looks = {"report": predictions / "report.html", "overlays": predictions / "overlays"}
     looks |= {"masks": predictions / "masks", "summary": predictions / "summary.csv"}
-    looks |= {"model": run / "model.keras", "curves": run / "curves.png"}
+    looks |= {"model": run / "model.keras", "training": run / "report.html"}
 
     def render(console: Console) -> None:
         console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
@@ -209,7 +251,7 @@ def demo(
 DEMO_PAIRS = 240
 DEMO_MAKES = (
     "data", "predictions", "config.yaml", "environment.json", "history.csv", "metrics.json", "curves.png",
-    "model.keras", "list", "tensorboard", "backup",
+    "confusion.png", "precision_recall.png", "report.html", "model.keras", "list", "tensorboard", "backup",
 )  # fmt: skip
 
 
@@ -398,6 +440,7 @@ def train(
     def render(console: Console) -> None:
         _render_scores(console, metrics)
         console.print(f"model {run / 'model.keras'}, threshold {metrics['threshold']:.3f}", markup=False)
+        console.print(f"page  {run / 'report.html'}", markup=False)
 
     screen.result({"run": run, **metrics}, render)
 
@@ -420,23 +463,18 @@ def _config_file(name: str) -> Path:
 def _train(
     screen: _Screen, config: Any, run: Path, resume: bool, workers: Sequence[str] = (), index: int | None = None
 ) -> dict[str, Any] | None:
-    """Trains and draws the curves; None in a worker that is not the chief."""
+    """Trains and shows how it went; None in a worker that is not the chief."""
     from segdiff.inference.postprocessing import postprocess_mask
-    from segdiff.training.callbacks import read_history
     from segdiff.training.trainer import train as run_training
-    from segdiff.visualization.curves import draw_curves
-    from segdiff.visualization.overlays import overlay as draw
+    from segdiff.visualization.run_report import show_outcome
+    from segdiff.visualization.validation_pairs import pair_sheet
 
-    bar = screen.console.is_terminal and not screen.quiet
-    # Keras prints its progress bar on standard output
-    with contextlib.redirect_stdout(sys.stderr) if screen.as_json else contextlib.nullcontext():
-        metrics = run_training(
-            config, run, resume=resume, workers=workers, index=index, draw=draw, post_process=postprocess_mask,
-            say=screen.say, bar=bar,
+    # elsewhere than on a terminal the line of each epoch is progress enough
+    with screen.progress("training", "steps", lines=False) as update:
+        return run_training(
+            config, run, resume=resume, workers=workers, index=index, draw=pair_sheet, show=show_outcome,
+            post_process=postprocess_mask, say=screen.say, on_progress=update,
         )  # fmt: skip
-    if metrics is not None:
-        draw_curves(read_history(run / "history.csv"), run / "curves.png")
-    return metrics
 
 
 @app.command(rich_help_panel="Models")
@@ -446,6 +484,7 @@ def export(
         Literal["savedmodel", "onnx", "openvino", "tflite"],
         typer.Option(
             "--format",
+            metavar="NAME",
             help="savedmodel: TensorFlow; onnx: ONNX Runtime and many others; openvino: processors, the fastest; "
             "tflite: phones and small devices, one tile of the model's size at a time.",
         ),
@@ -458,8 +497,9 @@ def export(
     precision: Annotated[
         Literal["float32", "float16", "int8"] | None,
         typer.Option(
+            metavar="NAME",
             help="float16 (of tflite the default) halves the file, int8 (by --data) is the fastest: openvino and "
-            "tflite alone; else float32."
+            "tflite alone; else float32.",
         ),
     ] = None,
     ignore: Ignore = None,
@@ -531,7 +571,7 @@ def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled data set.")],
     split: Annotated[
         Literal["test", "val", "train", "all"] | None,
-        typer.Option(help="test, val, train or all; default: test where there is one, else all."),
+        typer.Option(metavar="SPLIT", help="test, val, train or all; default: test where there is one, else all."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write masks and overlays with truth.")] = None,
     objects: Annotated[

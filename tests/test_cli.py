@@ -320,7 +320,7 @@ def test_a_training_leaves_a_run_folder(tiny_run):
     assert not NOISE.search(tiny_run.training.stderr), tiny_run.training.stderr
     assert {path.name for path in run.iterdir()} == {
         "config.yaml", "model.keras", "history.csv", "metrics.json", "curves.png", "environment.json", "list",
-        "tensorboard", "backup",
+        "tensorboard", "backup", "confusion.png", "precision_recall.png", "report.html",
     }  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     assert printed == {"run": str(run), **metrics}

@@ -31,7 +31,7 @@ from segdiff.inference.rasters import (
 from segdiff.inference.runs import Slab
 
 DrawPair = Callable[..., np.ndarray]
-"""(before, after, mask, truth, classes=names) -> RGB picture."""
+"""(before, after, mask, truth, classes=names, probability=that of change or None) -> RGB picture."""
 WriteImage = Callable[[Path, np.ndarray], None]
 WriteLayers = Callable[..., None]
 """(folder, name, before, after, mask, probability, truth): what a page shows of a pair, probability as uint8."""
@@ -104,10 +104,9 @@ class PairWriter:
         with self._open_features(name, place) as write:
             write(regions)
         self._write_masks(pair, prediction)
-        picture = self.draw(images.before, images.after, mask, truth, classes=self.classes)
-        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        change = _bytes(prediction.change_probability)
+        self._write_overlay(name, images.before, images.after, mask, change, truth)
         if self.write_layers:
-            change = _bytes(prediction.change_probability)
             self.write_layers(self.folder / REPORT, name, images.before, images.after, mask, change, truth)
         counted = mask.size if prediction.valid is None else int(prediction.valid.sum())
         changed = int(np.count_nonzero(mask))
@@ -165,13 +164,26 @@ class PairWriter:
                 changed += int(np.count_nonzero(mask))
             write(counting(tracer.finish()))
         before, after = images.previews()
-        picture = self.draw(before, after, small.image(), None, classes=self.classes)
-        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
+        self._write_overlay(name, before, after, small.image(), likely.image())
         if self.write_layers:
             self.write_layers(self.folder / REPORT, name, before, after, small.image(), likely.image())
         return self._written(
             name, changed, counted, kinds, area, "px" if place is None else "m2", time.perf_counter() - began
         )
+
+    def _write_overlay(
+        self,
+        name: str,
+        before: np.ndarray,
+        after: np.ndarray,
+        mask: np.ndarray,
+        probability: np.ndarray,
+        truth: np.ndarray | None = None,
+    ) -> None:
+        """With a heat map where probabilities were asked for."""
+        heat = probability if self.probabilities else None
+        picture = self.draw(before, after, mask, truth, classes=self.classes, probability=heat)
+        self.write_image(self.folder / "overlays" / f"{name}.jpg", picture)
 
     def _written(
         self,

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from anyio import CapacityLimiter, create_task_group, sleep, to_thread
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -35,16 +34,10 @@ from segdiff.serving.uploads import (
     shown_name,
 )
 from segdiff.visualization import layers
+from segdiff.visualization.pages import TEMPLATES, page_template
 from segdiff.visualization.palettes import CLASS_COLORS
-from segdiff.visualization.report import TEMPLATES as REPORT_TEMPLATES
 
-TEMPLATES = Path(__file__).parent / "templates"
-_ASSETS = {
-    "report.css": REPORT_TEMPLATES / "report.css",
-    "viewer.js": REPORT_TEMPLATES / "viewer.js",
-    "serve.css": TEMPLATES / "serve.css",
-    "serve.js": TEMPLATES / "serve.js",
-}
+_ASSETS = ("report.css", "viewer.js", "serve.css", "serve.js")
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 
 KEPT_IMAGES, KEPT_COMPARISONS, IDLE_SECONDS = 24, 12, 30 * 60
@@ -172,10 +165,7 @@ class _Page:
         self._images = Shelf(KEPT_IMAGES, IDLE_SECONDS)
         self._comparisons = Shelf(KEPT_COMPARISONS, IDLE_SECONDS)
         self._predicting, self._computing = CapacityLimiter(1), CapacityLimiter(2)
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-        )
-        self._html = environment.get_template("serve.html").render(self._content())
+        self._html = page_template("serve.html").render(self._content())
 
     async def tidy(self) -> None:
         """Removes what nobody asks for any more, for as long as the page is served."""
@@ -214,9 +204,10 @@ class _Page:
         return HTMLResponse(self._html)
 
     async def asset(self, request: Request) -> Response:
-        path = _ASSETS.get(request.path_params["name"])
-        if path is None:
+        name = request.path_params["name"]
+        if name not in _ASSETS:
             raise HTTPException(404, "there is no such page")
+        path = TEMPLATES / name
         return Response(path.read_bytes(), media_type=_TYPES[path.suffix])
 
     async def receive_image(self, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,25 +21,24 @@ def save_detector(model: ChangeDetector, path: Path) -> None:
         with_precision(model, "float32").save(temporary)
 
 
-class ShortBar(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with the few numbers that one follows."""
+class StepsDone(keras.callbacks.Callback):
+    """Tells after every step how many of all steps of the training are done: ``on_progress(done, total)``."""
 
-    _SHOWN = ("loss", "f1", "val_loss", "val_f1")
+    def __init__(self, on_progress: Callable[[float, int], None], steps_per_epoch: int, epochs: int):
+        super().__init__()
+        self.on_progress, self.steps_per_epoch, self.epochs = on_progress, steps_per_epoch, epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Notes which epoch it is."""
+        self._epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        """Moves the bar."""
-        super().on_train_batch_end(batch, self._short(logs))
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Ends the line of an epoch."""
-        super().on_epoch_end(epoch, self._short(logs))
-
-    def _short(self, logs):
-        return {name: logs[name] for name in self._SHOWN if name in logs}
+        """Tells."""
+        self.on_progress(self._epoch * self.steps_per_epoch + batch + 1, self.epochs * self.steps_per_epoch)
 
 
 class EpochLines(keras.callbacks.Callback):
-    """A plain line an epoch, for logs and pipes."""
+    """A line an epoch."""
 
     def __init__(self, say: Callable[[str], None], epochs: int):
         super().__init__()
@@ -152,7 +151,7 @@ class KeepBest(keras.callbacks.Callback):
 
 
 class Pictures(keras.callbacks.Callback):
-    """The same few validation pairs in TensorBoard after every epoch, as overlays with truth and prediction."""
+    """The same few validation pairs in TensorBoard after every epoch, with truth and prediction."""
 
     def __init__(self, folder: Path, draw: Callable[[], list[np.ndarray]]):
         super().__init__()
@@ -160,10 +159,16 @@ class Pictures(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Draws and logs."""
-        import tensorflow as tf
+        pictures = {f"validation/{number}": picture for number, picture in enumerate(self.draw())}
+        log_pictures(self.folder, pictures, step=epoch + 1)
 
-        writer = tf.summary.create_file_writer(str(self.folder))
-        with writer.as_default():
-            for number, picture in enumerate(self.draw()):
-                tf.summary.image(f"validation/{number}", picture[None], step=epoch + 1)
-        writer.close()
+
+def log_pictures(folder: Path, pictures: Mapping[str, np.ndarray], step: int) -> None:
+    """Adds pictures, RGB uint8 by name, to TensorBoard's log in that folder."""
+    import tensorflow as tf
+
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default():
+        for name, picture in pictures.items():
+            tf.summary.image(name, picture[None], step=step)
+    writer.close()

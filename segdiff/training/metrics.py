@@ -117,12 +117,21 @@ class ChangeScores(keras.metrics.Metric):
         none = ops.sum(ops.where(changed, 0, self.counts), axis=(1, 2))
         return ops.concatenate([none[:, None], change], axis=1)
 
-    def _f1_by_threshold(self):
+    def precision_recall(self) -> tuple[np.ndarray, np.ndarray]:
+        """Precision and recall of every class of change at the thresholds 0, 1 / BINS, ...: (K - 1) x BINS each."""
+        hit, predicted, true = self._by_threshold()
+        precision, recall = _divide(hit, predicted), _divide(hit, true)
+        return ops.convert_to_numpy(precision), ops.convert_to_numpy(recall)
+
+    def _by_threshold(self):
+        """Pixels that are right, predicted and true, by class of change and threshold."""
         counts = ops.cast(self.counts, "float64")
         above = ops.flip(ops.cumsum(ops.flip(counts, axis=-1), axis=-1), axis=-1)
-        predicted = ops.sum(above, axis=0)
         hit = ops.stack([above[k + 1, k] for k in range(self.classes - 1)])
-        true = ops.sum(counts, axis=(1, 2))[1:, None]
+        return hit, ops.sum(above, axis=0), ops.sum(counts, axis=(1, 2))[1:, None]
+
+    def _f1_by_threshold(self):
+        hit, predicted, true = self._by_threshold()
         # at threshold 0 everything is change: never the choice of anybody, though its F1 may tie
         usable = ops.cast(ops.arange(BINS) > 0, "float64")
         return ops.mean(_divide(2 * hit, true + predicted), axis=0) * usable

@@ -4,9 +4,9 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -21,15 +21,12 @@ from data_pipelines.pipeline import (
     LabelledPair,
     PairStore,
     Part,
-    join_tiles,
     training_batches,
-    whole_image_batches,
 )
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
 from segdiff.files import remove_unfinished, write_whole
 from segdiff.ground_resolution import differ, ground_resolution, mean_side
-from segdiff.model_files import PostProcessing
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.encoders import learning_rate_scales
@@ -42,19 +39,19 @@ from segdiff.training.callbacks import (
     History,
     KeepBest,
     Pictures,
-    ShortBar,
+    StepsDone,
     StopOnNaN,
     read_history,
-    save_detector,
 )
+from segdiff.training.conclusion import ShowOutcome, Validation, conclude
 from segdiff.training.data_wait import DataWait
 from segdiff.training.distribution import Distribution, open_distribution
 from segdiff.training.failures import disk_explained, memory_explained
 from segdiff.training.interruption import HeldSignals, hold_signals
 from segdiff.training.losses import ChangeLoss
-from segdiff.training.metrics import ChangeScores, change_of, class_scores, confusion_scores
+from segdiff.training.metrics import ChangeScores
 from segdiff.training.optimizers import LayerwiseAdamW, ReplicatedLossScale
-from segdiff.training.post_processing import PostProcess, Trials, choose_post_processing, keep_trials
+from segdiff.training.post_processing import PostProcess
 from segdiff.training.schedules import warmup_cosine
 
 _RASTERS_ASKED = 100
@@ -85,18 +82,19 @@ def train(
     workers: Sequence[str] = (),
     index: int | None = None,
     draw: DrawPair,
+    show: ShowOutcome,
     post_process: PostProcess,
     say: Callable[[str], None],
-    bar: bool,
+    on_progress: Callable[[float, int], None] | None = None,
 ) -> dict[str, object] | None:
     """Trains into the run folder and returns what is in its metrics.json; None in a worker that is not the chief.
 
     ``workers`` are the addresses of all processes of the training and ``index`` says which this one is; only the first,
-    the chief, writes and speaks. ``draw`` makes the pictures for TensorBoard, ``post_process`` does to a mask what
-    prediction will do to it, ``say`` takes lines for a person; ``bar`` shows Keras' progress bar instead of a line an
-    epoch. Raises ConfigError on a run folder that may not be used and on
-    a configuration that does not fit the data, FaultyDataError on data with faults, TrainingError on a run that cannot
-    go on.
+    the chief, writes and speaks. ``draw`` makes the pictures for TensorBoard after every epoch and ``show`` those of
+    the end, ``post_process`` does to a mask what prediction will do to it, ``say`` takes lines for a person;
+    ``on_progress`` is told the steps that are done and all steps. Raises ConfigError on a run folder that may not be
+    used and on a configuration that does not fit the data, FaultyDataError on data with faults, TrainingError on a run
+    that cannot go on.
     """
     config = _with_absolute_roots(config)
     _check_parts(config)
@@ -105,7 +103,7 @@ def train(
     if chief:
         _claim(run, config, resume)
     else:
-        say, bar = (lambda line: None), False
+        say, on_progress = (lambda line: None), None
     data = read_data(config, say)
     augmentation = _augmentation(config)
     (drawn,) = distribution.from_chief([np.array(_seed(config, run))])
@@ -128,16 +126,16 @@ def train(
     store = PairStore(data.pairs, bands=config.data.bands, binary=config.data.binary, cache=config.data.cache)
     plan = _crop_plan(config, data, seed)
     steps = plan.steps_per_epoch * config.train.epochs
-    val_indices = [index for root in data.val for index in root]
+    validation = Validation(
+        store,
+        tuple(index for root in data.val for index in root),
+        tuple(_qualified_names(data.pairs, data.val)),
+        multiple=detector.settings.stride,
+        batch_pixels=config.train.batch * config.data.crop**2,
+    )
     part = Part(distribution.index, distribution.workers)  # each worker decodes what it computes
-
-    def validation(part: Part):
-        pixels = config.train.batch * config.data.crop**2
-        stride = detector.settings.stride
-        return whole_image_batches(store, val_indices, multiple=stride, batch_pixels=pixels, part=part)
-
     say(
-        f"{sum(map(len, data.train))} pairs to train on, {len(val_indices)} to validate on; "
+        f"{sum(map(len, data.train))} pairs to train on, {len(validation.indices)} to validate on; "
         f"{plan.crops_per_epoch} crops an epoch, {detector.count_params():,} parameters"
     )
 
@@ -172,9 +170,9 @@ def train(
     batches = training_batches(store, plan, augmentation, first_step=first_step, steps=steps, part=part)
     # of unknown length from here: Keras would count the steps that it passes over as batches and end before the last
     batches = batches.filter(lambda *batch: True)
-    val_batches = validation(part)
+    val_batches = validation.batches(part)
     corner = (slice(0, 512), slice(0, 512))  # of a big image it tells as much
-    looked_at = [store[index] for index in val_indices[:4]]
+    looked_at = [store[index] for index in validation.indices[:4]]
     examples = [(pair.before[corner], pair.after[corner], pair.mask[corner]) for pair in looked_at]
 
     def pictures() -> list[np.ndarray]:
@@ -215,27 +213,34 @@ def train(
             steps_per_epoch=plan.steps_per_epoch,
             validation_data=distribution.shares(val_batches),
             validation_steps=int(val_batches.cardinality()),
-            verbose=int(bar),
+            verbose=0,
             callbacks=[
                 PassOver(start, metrics, batches),
                 wait,  # before those that write its share down
-                ShortBar() if bar else EpochLines(say, config.train.epochs),
+                EpochLines(say, config.train.epochs),
+                *([StepsDone(on_progress, plan.steps_per_epoch, config.train.epochs)] if on_progress else []),
                 StopOnNaN(pairs_of),
                 *([backup] if chief else []),  # before the weights are swapped for their averages
                 *moving_average,
                 *(writing if chief else [best]),
             ],
         )
-    # by the chief alone, on every pixel
+    if not chief:
+        return None
     with disk_explained(run):
-        if not chief:
-            return None
-
-        def trials(masks: Iterator[np.ndarray]) -> AbstractContextManager[Trials]:
-            pairs = join_tiles(masks, store, val_indices)
-            return keep_trials(pairs, classes=len(data.classes), post_process=post_process, workdir=run)
-
-        return _conclude(run, config, data, best, rows, validation(Part()), trials, precision, say)
+        # by the chief alone, on every pixel
+        return conclude(
+            run,
+            config,
+            validation,
+            data.classes,
+            best_epoch=best.best_epoch,
+            history=rows,
+            precision=precision,
+            post_process=post_process,
+            show=show,
+            say=say,
+        )
 
 
 def _precision(config: Config, detector: ChangeDetector, run: Path | None) -> tuple[str, str]:
@@ -523,11 +528,7 @@ def _seed(config: Config, run: Path) -> int:
 def _write_run(run: Path, config: Config, data: TrainingData, seed: int, precision: str) -> None:
     _write_text(run / "config.yaml", dump_config(config))  # first: it is what makes the folder a run
     for split, groups in (("train", data.train), ("val", data.val)):
-        lines = [
-            qualified_name(data.pairs[index].pair, number if len(groups) > 1 else None)
-            for number, group in enumerate(groups)
-            for index in group
-        ]
+        lines = _qualified_names(data.pairs, groups)
         text, file = "".join(f"{line}\n" for line in lines), run / "list" / f"{split}.txt"
         if file.exists() and file.read_text(encoding="utf-8") != text:
             raise ConfigError(
@@ -552,74 +553,10 @@ def _write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def qualified_name(pair: Pair, root: int | None) -> str:
-    """How a pair is called in a run's lists: its name; with several data roots, the root's number before it."""
-    return pair.name if root is None else f"{root}/{pair.name}"
-
-
-def _conclude(
-    run: Path,
-    config: Config,
-    data: TrainingData,
-    best: KeepBest,
-    rows: list[dict[str, float]],
-    val_batches,
-    trials: Callable[[Iterator[np.ndarray]], AbstractContextManager[Trials]],
-    precision: str,
-    say: Callable[[str], None],
-) -> dict[str, object]:
-    """Chooses threshold and post-processing of the best model on the validation pairs, and writes model and metrics."""
-    model = load_model(run / "model.keras")
-    counts = ChangeScores(len(data.classes))
-    fast = with_precision(model, precision)
-    fast.compile(loss=ChangeLoss(config.train.loss), metrics=[counts], jit_compile=False)
-    fast.evaluate(val_batches, verbose=0)
-    threshold = float(counts.result()["threshold"])
-    confusion = plain = counts.at(threshold)
-    wanted = config.inference.post_processing
-    post_processing = PostProcessing() if isinstance(wanted, str) else PostProcessing(**wanted.model_dump())
-    chosen = "epoch and threshold"
-    if wanted == "auto" or post_processing != PostProcessing():
-        with trials(_masks(fast, val_batches, threshold)) as tried:
-            plain = tried.plain
-            if wanted == "auto":
-                chosen = "epoch, threshold and post-processing"
-                post_processing, confusion = choose_post_processing(tried)
-            else:
-                (confusion,) = tried.confusions([post_processing])
-    with_and_without = [
-        {name: float(value) for name, value in confusion_scores(matrix).items()} for matrix in (confusion, plain)
+def _qualified_names(pairs: Sequence[LabelledPair], groups: Sequence[Sequence[int]]) -> list[str]:
+    """How pairs are called in a run's lists, one group a data root: by name; of several roots, its number before it."""
+    return [
+        f"{number}/{pairs[index].pair.name}" if len(groups) > 1 else pairs[index].pair.name
+        for number, group in enumerate(groups)
+        for index in group
     ]
-    say(_describe(post_processing, *(scores["f1"] for scores in with_and_without)))
-    model.settings = replace(model.settings, threshold=threshold, post_processing=post_processing)
-    save_detector(model, run / "model.keras")
-    result = {
-        "split": "val",
-        "pairs": sum(map(len, data.val)),
-        "best_epoch": best.best_epoch,
-        "epochs": len(rows),
-        "chosen_on": f"{chosen} were chosen on these pairs",
-        "seconds": round(sum(row["seconds"] for row in rows), 1),
-        **with_and_without[0],
-        "threshold": threshold,
-        "post_processing": asdict(post_processing),
-        "without_post_processing": with_and_without[1],
-        "classes": class_scores(confusion, data.classes),
-        "confusion": confusion.tolist(),
-    }
-    _write_text(run / "metrics.json", json.dumps(result, indent=2) + "\n")
-    return result
-
-
-def _masks(model: keras.Model, batches, threshold: float) -> Iterator[np.ndarray]:
-    """The mask of every image of the batches, uint8 h x w of class indices."""
-    for images, _ in batches:
-        probability, kind = map(keras.ops.convert_to_numpy, change_of(model.predict_on_batch(images), True))
-        yield from np.where(probability >= threshold, kind + 1, 0).astype(np.uint8)
-
-
-def _describe(post_processing: PostProcessing, f1: float, without: float) -> str:
-    steps = [f"{name} {value}" for name, value in asdict(post_processing).items() if value]
-    if not steps:
-        return "post-processing: none"
-    return f"post-processing: {', '.join(steps)}; F1 on the validation pairs {without:.4f} -> {f1:.4f}"

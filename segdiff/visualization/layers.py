@@ -13,7 +13,7 @@ from PIL import Image
 from segdiff.files import write_whole
 from segdiff.visualization.display import display_rgb
 from segdiff.visualization.drawing import Size, compare, draw_outcomes, resize_labels
-from segdiff.visualization.palettes import CLASS_COLORS, IGNORE, OUTCOME_COLORS, Color
+from segdiff.visualization.palettes import CLASS_COLORS, IGNORE, INK, OUTCOME_COLORS, PROBABILITY_TABLE, Color
 from segdiff.visualization.pictures import write_image
 
 LONGEST = 1024
@@ -34,7 +34,6 @@ LAYERS = {
 
 _FILL, _OUTCOME_FILL, _RIM_OPACITY, _MARK = 0.35, 0.8, 0.55, 0.8
 _RIM = len(CLASS_COLORS) + 1
-_INK: Color = (32, 32, 32)
 _QUALITY, _THUMBNAIL_QUALITY = 88, 80
 
 
@@ -53,7 +52,7 @@ def write_layers(
     no truth), ``probability`` uint8 H x W, of change, 0..255 for 0..1; all of one size. What is longer than LONGEST is
     shrunk to it, images to means, labels so that every change stays to be seen. Images become JPEGs as people see them,
     the others PNGs of 8 bits whose palette holds the colours: the index is still the class, the outcome (those of
-    ``overlays``) or the probability.
+    ``palettes``) or the probability.
     """
     size = _bounded(after.shape[:2], LONGEST)
     images = {"before": _shown(before, size), "after": _shown(after, size)}
@@ -129,9 +128,8 @@ def _palette(colors: dict[int, Color], opacity: dict[int, float] | float) -> np.
 
 def _heat_palette() -> np.ndarray:
     """Of probabilities: ever lighter and ever less transparent, so that what is surely no change shows the image."""
-    colors = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_PLASMA)[:, 0, ::-1]
-    share = np.interp(np.arange(256), [0, 127, 255], [0, 0.75, 0.85])
-    return np.concatenate([colors, np.rint(255 * share)[:, None].astype(np.uint8)], axis=1)
+    share = np.interp(np.arange(256), [0, 127, 255], [0, 0.85, 0.95])
+    return np.concatenate([PROBABILITY_TABLE, np.rint(255 * share)[:, None].astype(np.uint8)], axis=1)
 
 
 def heat_gradient() -> str:
@@ -142,9 +140,9 @@ def heat_gradient() -> str:
 _CLASSES = dict(enumerate(CLASS_COLORS, start=1))
 _CLASS_PALETTE = _palette(_CLASSES, 1.0)[:, :3]
 _FILL_PALETTE = _palette(_CLASSES, _FILL)
-_CONTOUR_PALETTE = _palette({**_CLASSES, _RIM: _INK}, {**dict.fromkeys(_CLASSES, 1.0), _RIM: _RIM_OPACITY})
+_CONTOUR_PALETTE = _palette({**_CLASSES, _RIM: INK}, {**dict.fromkeys(_CLASSES, 1.0), _RIM: _RIM_OPACITY})
 _OUTCOME_PALETTE = _palette(
-    {**OUTCOME_COLORS, IGNORE: _INK}, {**dict.fromkeys(OUTCOME_COLORS, _OUTCOME_FILL), IGNORE: 0.6}
+    {**OUTCOME_COLORS, IGNORE: INK}, {**dict.fromkeys(OUTCOME_COLORS, _OUTCOME_FILL), IGNORE: 0.6}
 )
 HEAT_PALETTE = _heat_palette()
 """The colour of a probability of i / 255 and how far it hides the image, uint8 256 x 4."""

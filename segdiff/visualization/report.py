@@ -14,24 +14,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from segdiff.files import write_whole
 from segdiff.visualization.layers import LAYERS, LONGEST, heat_gradient
-from segdiff.visualization.palettes import CLASS_COLORS, FALSE, MISSED, OUTCOME_COLORS, TRUE, WRONG_CLASS, Color
+from segdiff.visualization.pages import TEMPLATES, page_template
+from segdiff.visualization.palettes import CLASS_COLORS, OUTCOME_COLORS, OUTCOME_NAMES, WRONG_CLASS, Color
 
 LISTED = 20_000
 """The page lists so many predicted pairs at most: those that matter most."""
 LISTED_FAILURES = 1000
 """So many failed pairs are named at most; all are counted."""
 
-TEMPLATES = Path(__file__).parent / "templates"
 ASSETS = ("report.css", "viewer.js", "gallery.js")
 
 _EDGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Upper ends of the histogram's bins of changed fractions; the first holds what has no change at all."""
-
-_OUTCOMES = {TRUE: "true change", FALSE: "false alarm", MISSED: "missed change", WRONG_CLASS: "wrong class"}
 
 
 class ReportError(ValueError):
@@ -86,7 +82,7 @@ def write_report(folder: Path) -> Path:
     for pair in pairs:
         if pair["status"] == "ok":
             pair["layers"] = int((folder / "report" / "thumbnail" / f"{pair['name']}{LAYERS['thumbnail']}").exists())
-    page = _environment().get_template("report.html").render(_content(folder, job, tally, pairs))
+    page = page_template("report.html").render(_content(folder, job, tally, pairs))
     data = {
         "pairs": pairs,
         "truth": truth,
@@ -114,12 +110,6 @@ def _script_json(data: Any) -> str:
     """JSON in ASCII that may stand in a script, whatever the names in it are."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )  # fmt: skip
 
 
 def _read_job(folder: Path) -> dict[str, Any]:
@@ -231,8 +221,8 @@ def _class_legend(job: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _outcome_legend(job: dict[str, Any]) -> list[dict[str, str]]:
-    kinds = [kind for kind in _OUTCOMES if kind != WRONG_CLASS or len(_class_legend(job)) > 1]
-    return [{"name": _OUTCOMES[kind], "color": _css(OUTCOME_COLORS[kind])} for kind in kinds]
+    kinds = [kind for kind in OUTCOME_NAMES if kind != WRONG_CLASS or len(_class_legend(job)) > 1]
+    return [{"name": OUTCOME_NAMES[kind], "color": _css(OUTCOME_COLORS[kind])} for kind in kinds]
 
 
 def _css(color: Color) -> str:
@@ -265,7 +255,7 @@ def _figures(folder: Path, tally: Tally, truth: bool) -> list[dict[str, str]]:
     predicted = max(tally.predicted, 1)
     scores = _scores(folder, tally) if truth and tally.scored else []
     return [
-        figure("pairs", f"{tally.predicted:,}", f"and {tally.failed:,} failed" if tally.failed else ""),
+        figure("pairs", f"{tally.predicted + tally.failed:,}", f"{tally.failed:,} failed" if tally.failed else ""),
         figure("with change", f"{tally.changed:,}", f"{tally.changed / predicted:.0%}"),
         figure("mean change", f"{tally.fractions / predicted:.2%}"),
         *(figure("changed area", *_area(area, unit)) for unit, area in tally.areas.items()),

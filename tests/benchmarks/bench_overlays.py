@@ -1,6 +1,9 @@
 """How fast overlays are drawn, and rasters looked at: `python -m tests.benchmarks.bench_overlays [--raster 20000]`.
 
-What `predict` draws of a pair of 256 x 256 (drawn scenes), on one core of AMD Zen 4: FIGURES
+What `predict` draws of a pair of 256 x 256 (drawn scenes), pictures a second of one core (AMD Zen 4): change 411, with
+truth 488, of six bands 154, with the heat map 305. Told apart: the JPEG alone 784, a GIF drawn and written 5.
+`segdiff overlay` of 20,000 x 20,000 pixels, three bands of 8 bits or four of 16: 378 MB at most, with truth 427 MB, in
+47 to 79 s beside other work on both cores.
 """
 
 import argparse

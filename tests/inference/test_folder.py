@@ -354,6 +354,9 @@ def test_a_geotiff_pair_gives_a_geotiff_mask(models, tmp_path):
     assert valid.sum() == valid.size - 8 * 16
     with rasterio.open(out / "probabilities" / "field.tif") as probability:
         np.testing.assert_array_equal(probability.read(1), expected.probability)
+    fill(tmp_path / "without", detector, images)
+    widths = [Image.open(folder / "overlays" / "field.jpg").width for folder in (out, tmp_path / "without")]
+    assert widths[0] > widths[1] * 1.3, "with probabilities overlays have a heat map too"
     with rasterio.open(out / "masks" / "plain.tif") as mask:
         assert mask.crs is None
         assert (mask.dataset_mask() != 0).all()
@@ -532,6 +535,26 @@ def test_whole_runs_and_parts_go_on_from_one_another(models, images, tmp_path, k
         fill_part(out, detector, images, Part(1, 3))
     assert fill(out, detector, images) == in_part(2, 2)[1:]
     require_complete(out, detector, images)
+
+
+@pytest.mark.parametrize("then", ["part", "whole"])
+def test_what_was_put_together_does_not_speak_for_a_part_that_runs_again(models, images, tmp_path, monkeypatch, then):
+    """Killed between the mask and its row, a part leaves a mask newer than the images beside a row of the old mask."""
+    out, detector = tmp_path / "out", models[1]
+    for number in (1, 2):
+        fill_part(out, detector, images, Part(number, 2))
+    first = in_part(2, 2)[0]
+    Image.fromarray(blobs(77)).save(images / "nach" / f"{first}.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionFolder, "keep", lambda folder, written: cut_off(folder))
+        with pytest.raises(CutOffError):
+            fill_part(out, detector, images, Part(2, 2))
+    if then == "part":
+        assert fill_part(out, detector, images, Part(2, 2)) == [first]
+        require_whole(out, detector, images)
+    else:
+        assert fill(out, detector, images) == [first]
+        require_complete(out, detector, images)
 
 
 def test_objects_of_a_finished_run_are_read_one_after_the_other(models, images, tmp_path):

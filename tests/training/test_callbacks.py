@@ -14,7 +14,7 @@ from segdiff.training.callbacks import (
     EpochLines,
     History,
     KeepBest,
-    ShortBar,
+    StepsDone,
     StopOnNaN,
     TrainingError,
     read_history,
@@ -139,17 +139,13 @@ def test_a_line_an_epoch_says_how_it_went():
     assert line.endswith(" s, 3% of it waiting for data")
 
 
-def test_the_bar_shows_the_few_numbers_that_one_follows(capsys):
-    bar = ShortBar()
-    bar.set_params({"epochs": 1, "steps": 1, "verbose": 1})
-    bar.on_train_begin()
-    bar.on_epoch_begin(0)
-    bar.on_train_batch_end(0, {"loss": 1.5, "f1": 0.1, "kappa": 0.3})
-    bar.on_epoch_end(0, {**logs(0.5), "val_kappa": 0.3})
-    shown = capsys.readouterr().out
-    assert "val_f1: 0.5" in shown
-    assert "kappa" not in shown
-    assert "threshold" not in shown
+def test_steps_are_counted_over_all_epochs():
+    told = []
+    steps = StepsDone(lambda done, total: told.append((done, total)), steps_per_epoch=10, epochs=3)
+    for epoch, batch in ((0, 0), (0, 9), (1, 0), (2, 9)):
+        steps.on_epoch_begin(epoch)
+        steps.on_train_batch_end(batch)
+    assert told == [(1, 30), (10, 30), (11, 30), (30, 30)]
 
 
 def test_the_learning_rate_rises_then_falls_along_half_a_cosine():

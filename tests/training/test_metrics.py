@@ -136,6 +136,29 @@ def test_the_best_threshold_is_that_of_brute_force(channels, from_logits):
     assert metric.at(0.5).sum() == 0
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_precision_and_recall_at_every_threshold_are_those_of_brute_force(channels):
+    rng = np.random.default_rng(channels)
+    classes = max(channels, 2)
+    probabilities = rng.random((2, 6, 5, channels)).astype(np.float32)
+    probabilities /= 1.0 if channels == 1 else probabilities.sum(axis=-1, keepdims=True)
+    truth = rng.integers(0, classes, (2, 6, 5), np.uint8)
+    truth[0, 0] = 255
+    metric = ChangeScores(classes, from_logits=False)
+    metric.update_state(truth, probabilities)
+    precision, recall = metric.precision_recall()
+    assert precision.shape == recall.shape == (classes - 1, 1024)
+    change = probabilities[..., 0] if channels == 1 else 1 - probabilities[..., 0]
+    change = probabilities[..., 1] if channels == 2 else change
+    kind = np.ones(truth.shape, int) if channels <= 2 else probabilities[..., 1:].argmax(axis=-1) + 1
+    for step in (0, 1, 300, 512, 900, 1023):
+        found = np.where(change >= np.float32(step / 1024), kind, 0)
+        for k in range(1, classes):
+            hits = np.sum((found == k) & (truth == k))
+            assert precision[k - 1, step] == pytest.approx(hits / max(np.sum((found == k) & (truth != 255)), 1))
+            assert recall[k - 1, step] == pytest.approx(hits / np.sum(truth == k))
+
+
 def test_change_is_where_it_is_likelier_than_the_threshold_and_its_class_the_largest_of_the_others():
     # class 0 is the likeliest at both pixels; at 0.45 both are change all the same
     p = np.array([[0.5, 0.2, 0.3], [0.52, 0.3, 0.18]], np.float32).reshape(1, 1, 2, 3)

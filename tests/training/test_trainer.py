@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.transform import from_origin
 
 from data_pipelines.layouts import DataError
@@ -21,7 +22,8 @@ from segdiff.models.loading import load_model
 from segdiff.training import trainer
 from segdiff.training.callbacks import TrainingError, read_history
 from segdiff.training.trainer import read_data, train
-from segdiff.visualization.overlays import overlay
+from segdiff.visualization.run_report import show_outcome
+from segdiff.visualization.validation_pairs import pair_sheet
 
 EPOCHS = 3
 SMALL = (
@@ -45,11 +47,14 @@ def configured(*roots: Path, **changes) -> Config:
     return load_config(None, [*SMALL, f"data.root={json.dumps([str(root) for root in roots])}", *overrides])
 
 
-def quiet_train(config: Config, run: Path, *, resume: bool = False, draw=None, said: list[str] | None = None):
+def quiet_train(
+    config: Config, run: Path, *, resume: bool = False, draw=None, show=None, said: list[str] | None = None
+):
     say = (lambda line: None) if said is None else said.append
     no_picture = lambda before, after, mask, truth, classes: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
     return train(
-        config, run, resume=resume, draw=draw or no_picture, post_process=postprocess_mask, say=say, bar=False
+        config, run, resume=resume, draw=draw or no_picture, show=show or (lambda outcome: {}),
+        post_process=postprocess_mask, say=say,
     )  # fmt: skip
 
 
@@ -112,7 +117,8 @@ def unbroken(scenes, tmp_path_factory) -> tuple[Path, dict, list[str]]:
     run, said = tmp_path_factory.mktemp("unbroken") / "run", list[str]()
     with pytest.MonkeyPatch.context() as patch:  # this fixture comes before the one of every test
         patch.setenv("SEGDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return run, quiet_train(configured(scenes, **MOVING), run, draw=overlay, said=said), said
+        metrics = quiet_train(configured(scenes, **MOVING), run, draw=pair_sheet, show=show_outcome, said=said)
+        return run, metrics, said
 
 
 # -------------------------------------------------------------------------------------------------- the run folder
@@ -121,7 +127,8 @@ def unbroken(scenes, tmp_path_factory) -> tuple[Path, dict, list[str]]:
 def test_a_run_leaves_every_file_of_the_run_folder(scenes, unbroken):
     run, metrics, said = unbroken
     expected = {"config.yaml", "model.keras", "history.csv", "metrics.json", "environment.json"}
-    assert {path.name for path in run.iterdir()} == expected | {"list", "tensorboard", "backup"}
+    shown = {"curves.png", "confusion.png", "precision_recall.png", "report.html"}
+    assert {path.name for path in run.iterdir()} == expected | shown | {"list", "tensorboard", "backup"}
     assert load_config(run / "config.yaml") == configured(scenes, **MOVING)
     assert (run / "list" / "train.txt").read_text() == (scenes / "list" / "train.txt").read_text()
     assert (run / "list" / "val.txt").read_text() == (scenes / "list" / "val.txt").read_text()
@@ -233,8 +240,12 @@ def test_tensorboard_has_the_scores_and_the_pictures(unbroken):
     run, _, _ = unbroken
     pictures = EventAccumulator(str(run / "tensorboard" / "pictures"))
     pictures.Reload()
-    assert pictures.Tags()["tensors"] == ["validation/0"]
+    assert pictures.Tags()["tensors"] == ["validation/0", "end/precision_recall", "end/confusion"]
     assert [event.step for event in pictures.Tensors("validation/0")] == [1, 2, 3]
+    for name in ("confusion", "precision_recall"):
+        (event,) = pictures.Tensors(f"end/{name}")
+        with Image.open(run / f"{name}.png") as picture:
+            assert [int(side) for side in event.tensor_proto.string_val[:2]] == list(picture.size)
     validation = EventAccumulator(str(run / "tensorboard" / "validation"))
     validation.Reload()
     assert "epoch_f1" in validation.Tags()["tensors"]
@@ -266,7 +277,7 @@ def test_a_broken_run_is_the_same_so_far_and_resumed_ends_as_the_unbroken_one(sc
         drawn.append(1)
         if len(drawn) == 2:
             raise InterruptedRunError  # in the second epoch
-        return overlay(before, after, mask, truth, classes=classes)
+        return pair_sheet(before, after, mask, truth, classes=classes)
 
     with pytest.raises(InterruptedRunError):
         quiet_train(config, run, draw=draw)
@@ -275,9 +286,22 @@ def test_a_broken_run_is_the_same_so_far_and_resumed_ends_as_the_unbroken_one(sc
     assert_same_state(run / "backup" / "step-00001-0000002", whole / "backup" / "step-00001-0000002", 1e-6)
 
     said: list[str] = []
-    resumed = quiet_train(config, run, resume=True, draw=overlay, said=said)
+    resumed = quiet_train(config, run, resume=True, draw=pair_sheet, said=said)
     assert f"going on at epoch 2 of {EPOCHS}, 2 of 2 steps of it are done" in said
     assert_same_end(run, resumed, whole, metrics)
+
+
+def test_the_metrics_that_end_a_run_are_written_after_its_pictures(scenes, unbroken, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(unbroken[0], run)
+    (run / "metrics.json").unlink()
+
+    def stopped(outcome):
+        raise InterruptedRunError
+
+    with pytest.raises(InterruptedRunError):
+        quiet_train(configured(scenes, **MOVING), run, resume=True, show=stopped)
+    assert not (run / "metrics.json").exists(), "--resume would take the run for finished, and nothing drew the rest"
 
 
 def test_a_run_goes_on_within_an_epoch_and_ends_as_the_unbroken_one(scenes, unbroken, tmp_path):

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from segdiff.visualization.curves import draw_curves
+from segdiff.visualization.charts import DARK, LIGHT
+from segdiff.visualization.curves import curve_charts, draw_curves
 
 
 def history(epochs: int) -> list[dict[str, float]]:
@@ -161,3 +162,22 @@ def test_an_older_picture_stays_until_the_new_one_is_whole(tmp_path: Path) -> No
     stop.set()
     reader.join()
     assert broken == []
+
+
+def test_a_loss_that_falls_to_less_than_a_tenth_is_drawn_on_a_logarithmic_scale(
+    tmp_path: Path, panels: dict[str, Axes]
+) -> None:
+    for last, scale in ((0.1, "linear"), (0.09, "log"), (-1.0, "linear")):
+        draw_curves(
+            [{"loss": 1.0, "learning_rate": 1.0}, {"loss": last, "learning_rate": 1e-6}], tmp_path / "curves.png"
+        )
+        assert (panels["Loss"].get_yscale(), panels["Learning rate"].get_yscale()) == (scale, "linear")
+
+
+def test_panels_of_their_own_are_pictures_for_light_and_dark_pages() -> None:
+    charts = [curve_charts(history(3), theme) for theme in (LIGHT, DARK)]
+    assert list(charts[0]) == ["Loss", "F1 and IoU of the change", "Precision and recall", "Learning rate"]
+    for title, light in charts[0].items():
+        dark = charts[1][title]
+        assert light.shape == dark.shape
+        assert (np.median(light), np.median(dark)) == (255, 30)

@@ -35,7 +35,7 @@ def test_the_summary_adds_up_what_the_rows_say(tmp_path):
     rows[1] |= {"area": "2500000", "objects": 1234}
     write_report(write_folder(tmp_path / "out", rows))
     assert figures_of(tmp_path / "out") == {
-        "pairs": "3 and 1 failed",
+        "pairs": "4 1 failed",
         "with change": "2 67%",
         "mean change": "8.40%",
         "changed area": "2.50 km²",
@@ -101,7 +101,7 @@ def test_of_too_many_pairs_those_that_matter_are_listed_and_all_are_counted(tmp_
     assert [pair["name"] for pair in data_of(folder)["pairs"]] == [*most, "f0", "f1"]
     assert "Listed are the 3 pairs of 10 with the largest changed area" in page
     assert "and 2 more, in summary.csv" in page
-    assert figures_of(folder)["pairs"] == "10 and 4 failed"
+    assert figures_of(folder)["pairs"] == "14 4 failed"
     folder = write_folder(tmp_path / "scored", rows, layers=[], truth=True)
     page = write_report(folder).read_text(encoding="utf-8")
     assert [pair["name"] for pair in data_of(folder)["pairs"]][:3] == ["p3", "p6", "p9"]

@@ -206,14 +206,14 @@
   }
 
   function layersOf(pair) {
-    const layer = (id, label, on, legend, dim = false) =>
+    const layer = (id, label, on, legend, dim = "") =>
       ({ id, label, key: label[0].toLowerCase(), url: picture(id, pair, "png"), on, legend, dim });
     const heat = [{ name: "probability 0 to 1", color: legends.probability }];
     return [
-      ...(truth ? [layer("outcome", "Truth", true, legends.outcomes, true)] : []),
+      ...(truth ? [layer("outcome", "Truth", true, legends.outcomes, "grey")] : []),
       layer("contour", "Contour", !truth, legends.classes),
       layer("mask", "Mask", false, legends.classes),
-      layer("probability", "Probability", false, heat, true),
+      layer("probability", "Probability", false, heat, "dark"),
     ];
   }
 
@@ -285,7 +285,16 @@
       open(pair);
     } else if (dialog.open) {
       dialog.close();
+      settle();
     }
+  }
+
+  /** Back in the gallery: the focus is on the pair that was seen last. */
+  function settle() {
+    viewer.stopBlink();
+    const index = shown.indexOf(current);
+    current = null;
+    if (index >= 0) focusCell(index);
   }
 
   function leave() {
@@ -294,10 +303,9 @@
 
   dialog.addEventListener("cancel", (event) => { event.preventDefault(); leave(); });
   dialog.addEventListener("close", () => {
-    viewer.stopBlink();
-    const index = shown.indexOf(current);
-    current = null;
-    if (index >= 0) focusCell(index);
+    if (!current) return;
+    settle(); // the browser closed it by itself, as it does on a second Escape
+    leave();
   });
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "ArrowUp") step(-1);

@@ -5,7 +5,7 @@
      before: "before.jpg", after: "after.jpg",                       // addresses of pictures of one size
      layers: [{ id: "mask", label: "Mask", key: "m", url: "mask.png", on: true,
                 legend: [{ name: "change", color: "rgb(255, 110, 0)" }],   // color: any background of CSS
-                dim: false }],                                             // whether the images turn grey beneath it
+                dim: "" }],                                                // "grey", "dark": of the images beneath it
    });
    viewer.frame({ x: 10, y: 20, width: 5, height: 5 });                // zooms to a part of the picture, framed
 
@@ -161,7 +161,9 @@ class SegdiffViewer {
       this.switches.querySelector(`[data-layer="${layer.id}"]`).setAttribute("aria-pressed", on);
     }
     const visible = this.layers.filter((layer) => this.isOn(layer));
-    this.viewport.classList.toggle("sd-dimmed", visible.some((layer) => layer.dim));
+    for (const dim of ["grey", "dark"]) {
+      this.viewport.classList.toggle(`sd-${dim}`, visible.some((layer) => layer.dim === dim));
+    }
     const keys = new Map(visible.flatMap((layer) => layer.legend ?? []).map((key) => [key.name, key]));
     this.legend.replaceChildren(...[...keys.values()].map((key) => this.legendKey(key)));
   }

@@ -223,7 +223,7 @@
       before: images.before.url,
       after: images.after.url,
       layers: [
-        { id: "probability", label: "Probability", key: "p", canvas: probability, on: false, dim: true,
+        { id: "probability", label: "Probability", key: "p", canvas: probability, on: false, dim: "dark",
           legend: [{ name: "probability 0 to 1", color: page.gradient }] },
         { id: "mask", label: "Mask", key: "m", canvas: mask, on: true, legend: classes },
         { id: "contour", label: "Contour", key: "c", canvas: contour, on: true, legend: classes },

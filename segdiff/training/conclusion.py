@@ -1,0 +1,222 @@
+"""The end of a training: what the best model is worth on the validation pairs, and what of it is to be shown."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data_pipelines.pipeline import WHOLE, PairStore, Part, join_tiles, whole_image_batches
+from segdiff.config import Config
+from segdiff.files import write_whole
+from segdiff.model_files import PostProcessing
+from segdiff.models.loading import load_model
+from segdiff.models.precision import with_precision
+from segdiff.training.callbacks import log_pictures, save_detector
+from segdiff.training.metrics import ChangeScores, change_of, class_scores, confusion_matrix, confusion_scores
+from segdiff.training.post_processing import PostProcess, choose_post_processing, keep_trials
+
+RANKED = 4
+"""So many pairs, at most, are shown as the best, and so many as the worst."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The pairs of validation, each whole."""
+
+    store: PairStore
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+    multiple: int
+    """Sides of what the model sees are multiples of it."""
+    batch_pixels: int
+
+    def batches(self, part: Part = WHOLE) -> tf.data.Dataset:
+        """As `whole_image_batches` makes them."""
+        return whole_image_batches(
+            self.store, self.indices, multiple=self.multiple, batch_pixels=self.batch_pixels, part=part
+        )
+
+    def only(self, places: Sequence[int]) -> "Validation":
+        """Some of the pairs, by their place among them."""
+        return replace(
+            self,
+            indices=tuple(self.indices[place] for place in places),
+            names=tuple(self.names[place] for place in places),
+        )
+
+    def predicted(
+        self, model: keras.Model, threshold: float, counts: ChangeScores | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The mask of every pair and the true one, uint8 H x W of class indices; ``counts`` counts on the way."""
+
+        def tiles() -> Iterator[np.ndarray]:
+            for images, truth in self.batches():
+                logits = model.predict_on_batch(images)
+                if counts is not None:
+                    counts.update_state(truth, logits)
+                probability, kind = map(keras.ops.convert_to_numpy, change_of(logits, True))
+                yield from np.where(probability >= threshold, kind + 1, 0).astype(np.uint8)
+
+        return join_tiles(tiles(), self.store, self.indices)
+
+
+class Standing(NamedTuple):
+    """By what pairs are ranked: F1, and where that is equal the number of pixels."""
+
+    f1: float
+    """Of the change; with several classes a pixel is right where its class is."""
+    balance: int
+    """Pixels of change that are right, less those that are wrong."""
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """One of the best or worst validation pairs, with its mask as prediction makes it."""
+
+    rank: Literal["best", "worst"]
+    name: str
+    f1: float | None
+    """As in `Standing`; None where post-processing has removed all change and there was none."""
+    before: np.ndarray
+    """uint8 H x W x C, as ``after``."""
+    after: np.ndarray
+    mask: np.ndarray
+    """uint8 H x W of class indices, as ``truth``, which is 255 where there is none."""
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What there is to show of a training that has come to its end."""
+
+    run: Path
+    """Holds config.yaml and environment.json."""
+    history: Sequence[dict[str, float]]
+    """The rows of history.csv."""
+    metrics: Mapping[str, Any]
+    """What metrics.json will hold."""
+    classes: tuple[str, ...]
+    precision: np.ndarray
+    """By class of change and threshold, (K - 1) x BINS, before post-processing; as ``recall``."""
+    recall: np.ndarray
+    unranked: int
+    """Pairs that neither have nor were given any change."""
+    pairs: Iterator[ShownPair]
+    """The best, best first, then the worst, worst first: read and predicted one by one, as they may be large."""
+
+
+ShowOutcome = Callable[[Outcome], Mapping[str, np.ndarray]]
+"""Makes pictures of it in the run folder and returns those for TensorBoard by name, RGB."""
+
+
+def conclude(
+    run: Path,
+    config: Config,
+    validation: Validation,
+    classes: tuple[str, ...],
+    *,
+    best_epoch: int,
+    history: Sequence[dict[str, float]],
+    precision: str,
+    post_process: PostProcess,
+    show: ShowOutcome,
+    say: Callable[[str], None],
+) -> dict[str, object]:
+    """Chooses threshold and post-processing of the best model on the validation pairs, and writes model and metrics.
+
+    The metrics are written last: a run that has them has its pictures too, and one that was stopped before is resumed.
+    """
+    model = load_model(run / "model.keras")
+    fast = with_precision(model, precision)
+    counts = ChangeScores(len(classes))
+    # the threshold is about to be chosen anew, of the same weights on the same pairs: these masks are those of then
+    standings = [
+        standing(confusion_matrix(truth, mask, len(classes)))
+        for mask, truth in validation.predicted(fast, model.settings.threshold, counts)
+    ]
+    threshold = float(counts.result()["threshold"])
+    confusion = plain = counts.at(threshold)
+    wanted = config.inference.post_processing
+    post_processing = PostProcessing() if isinstance(wanted, str) else PostProcessing(**wanted.model_dump())
+    chosen = "epoch and threshold"
+    if wanted == "auto" or post_processing != PostProcessing():
+        masks = validation.predicted(fast, threshold)
+        with keep_trials(masks, classes=len(classes), post_process=post_process, workdir=run) as tried:
+            plain = tried.plain
+            if wanted == "auto":
+                chosen = "epoch, threshold and post-processing"
+                post_processing, confusion = choose_post_processing(tried)
+            else:
+                (confusion,) = tried.confusions([post_processing])
+    with_and_without = [
+        {name: float(value) for name, value in confusion_scores(matrix).items()} for matrix in (confusion, plain)
+    ]
+    say(_describe(post_processing, *(scores["f1"] for scores in with_and_without)))
+    model.settings = replace(model.settings, threshold=threshold, post_processing=post_processing)
+    save_detector(model, run / "model.keras")
+    result = {
+        "split": "val",
+        "pairs": len(validation.indices),
+        "best_epoch": best_epoch,
+        "epochs": len(history),
+        "chosen_on": f"{chosen} were chosen on these pairs",
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        **with_and_without[0],
+        "threshold": threshold,
+        "post_processing": asdict(post_processing),
+        "without_post_processing": with_and_without[1],
+        "classes": class_scores(confusion, classes),
+        "confusion": confusion.tolist(),
+    }
+    best, worst = best_and_worst(standings)
+
+    def shown() -> Iterator[ShownPair]:
+        for rank, places in (("best", best), ("worst", worst)):
+            few = validation.only(places)
+            for index, name, (mask, truth) in zip(
+                few.indices, few.names, few.predicted(fast, threshold) if places else (), strict=True
+            ):
+                if post_processing != PostProcessing():
+                    mask = post_process(mask, post_processing, classes=len(classes))
+                pair = validation.store[index]
+                now = standing(confusion_matrix(truth, mask, len(classes)))
+                f1 = None if now is None else now.f1
+                yield ShownPair(rank, name, f1, pair.before, pair.after, mask, truth)  # type: ignore[arg-type]
+
+    precisions, recalls = counts.precision_recall()
+    outcome = Outcome(run, history, result, classes, precisions, recalls, standings.count(None), shown())
+    log_pictures(run / "tensorboard" / "pictures", show(outcome), step=len(history))
+    with write_whole(run / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def standing(confusion: np.ndarray) -> Standing | None:
+    """How well one pair was done, by its confusion matrix K x K; None where nothing changed and nothing was found."""
+    right = int(np.trace(confusion[1:, 1:]))
+    change = int(confusion[1:].sum() + confusion[:, 1:].sum())
+    wrong = int(confusion.sum()) - int(confusion[0, 0]) - right
+    return Standing(2 * right / change, right - wrong) if change else None
+
+
+def best_and_worst(standings: Sequence[Standing | None], most: int = RANKED) -> tuple[list[int], list[int]]:
+    """The places of the best pairs, best first, and of the worst, worst first; so many of each, at most.
+
+    No pair is in both; of an odd number of pairs the one in the middle is among the worst.
+    """
+    known = [(one, place) for place, one in enumerate(standings) if one is not None]
+    ranked = [place for _, place in sorted(known, key=lambda item: item[0], reverse=True)]
+    best = ranked[: min(most, len(ranked) // 2)]
+    return best, ranked[len(best) :][-most:][::-1]
+
+
+def _describe(post_processing: PostProcessing, f1: float, without: float) -> str:
+    steps = [f"{name} {value}" for name, value in asdict(post_processing).items() if value]
+    if not steps:
+        return "post-processing: none"
+    return f"post-processing: {', '.join(steps)}; F1 on the validation pairs {without:.4f} -> {f1:.4f}"
