@@ -47,8 +47,8 @@ WAITING = 16
 """So many visitors, at most, wait for their turn to be predicted."""
 
 _HEADERS = {
-    # nothing but what this server sends; blob: pictures of files that have just been dropped
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    # nothing but what this server sends
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

@@ -200,10 +200,20 @@
       down: height,
       levels: levels.subarray(0, size),
       kinds: several ? levels.subarray(size, 2 * size) : null,
+      possible: positive(levels.subarray(0, size)), // pixels that are change at some threshold
       mask: new Uint8Array(size),
+      changed: new Uint32Array(0), // pixels that are change now
       canvases: { contour: canvas(), mask: canvas(), probability: canvas() },
       pixelsDrawn: new ImageData(width, height),
     };
+  }
+
+  /** The indices of what is not 0. */
+  function positive(values) {
+    const indices = new Uint32Array(values.length);
+    let count = 0;
+    for (let index = 0; index < values.length; index++) if (values[index]) indices[count++] = index;
+    return indices.slice(0, count);
   }
 
   function present() {
@@ -232,7 +242,7 @@
     paint(probability, (put) => {
       const colors = page.heat.map(rgba);
       const tops = shown.thresholds.map((threshold) => colors[Math.round(threshold * 255)]);
-      shown.levels.forEach((level, index) => { if (level) put[index] = tops[level - 1]; });
+      for (const index of shown.possible) put[index] = tops[shown.levels[index] - 1];
     });
     drawLive();
     settle();
@@ -256,47 +266,50 @@
   const LINES = [0, ...page.colors.map((rgb) => rgba([...rgb, 255]))];
   const RIM = rgba([32, 32, 32, 140]);
 
+  // most of an image does not change, so whatever is done again and again goes by the list of pixels that do
+
   function drawMask() {
-    const { mask, across, down, canvases } = shown;
-    paint(canvases.mask, (put) => mask.forEach((kind, index) => { if (kind) put[index] = FILLS[kind]; }));
-    const line = dilate(mask, Math.max(2, Math.round(Math.max(across, down) / 400)));
-    const rim = dilate(line, 1);
+    const { mask, changed, across, down, canvases } = shown;
+    paint(canvases.mask, (put) => { for (const index of changed) put[index] = FILLS[mask[index]]; });
+    const line = dilate(mask, changed, Math.max(2, Math.round(Math.max(across, down) / 400)));
+    const rim = dilate(line.values, line.touched, 1);
     paint(canvases.contour, (put) => {
-      for (let index = 0; index < mask.length; index++) {
-        if (rim[index] && !mask[index]) put[index] = line[index] ? LINES[line[index]] : RIM;
+      for (const index of rim.touched) {
+        if (!mask[index]) put[index] = line.values[index] ? LINES[line.values[index]] : RIM;
       }
     });
   }
 
-  /** Each pixel the largest value within so many pixels of it, in a square. */
-  function dilate(values, reach) {
+  /** Each pixel the largest value within so many pixels of it, in a square; `touched` are those that are not 0. */
+  function dilate(values, touched, reach) {
     const { across, down } = shown;
-    const spread = (from, count, length, step, stride) => {
+    const spread = (from, pixels, length, step) => {
       const to = new Uint8Array(from.length);
-      for (let row = 0; row < count; row++) {
-        for (let at = 0; at < length; at++) {
-          const value = from[row * stride + at * step];
-          if (!value) continue;
-          const past = Math.min(at + reach + 1, length);
-          for (let near = Math.max(at - reach, 0); near < past; near++) {
-            const index = row * stride + near * step;
-            if (to[index] < value) to[index] = value;
-          }
+      const reached = [];
+      for (const index of pixels) {
+        const value = from[index];
+        const at = step === 1 ? index % across : Math.floor(index / across);
+        const first = Math.max(-reach, -at);
+        const last = Math.min(reach, length - 1 - at);
+        for (let offset = first, near = index + first * step; offset <= last; offset++, near += step) {
+          if (!to[near]) reached.push(near);
+          if (to[near] < value) to[near] = value;
         }
       }
-      return to;
+      return { values: to, touched: reached };
     };
-    return spread(spread(values, down, across, 1, across), across, down, across, 1);
+    const wide = spread(values, touched, across, 1);
+    return spread(wide.values, wide.touched, down, across);
   }
 
   /** The number of regions of one class that touch by edges or corners. */
   function countObjects() {
-    const { mask, across, down } = shown;
+    const { mask, changed, across, down } = shown;
     const seen = new Uint8Array(mask.length);
     const stack = [];
     let count = 0;
-    for (let first = 0; first < mask.length; first++) {
-      if (!mask[first] || seen[first]) continue;
+    for (const first of changed) {
+      if (seen[first]) continue;
       count++;
       seen[first] = 1;
       stack.push(first);
@@ -325,7 +338,9 @@
   function drawLive() {
     const above = Number(slider.value);
     const { levels, kinds, mask } = shown;
-    for (let index = 0; index < mask.length; index++) mask[index] = levels[index] > above ? (kinds ? kinds[index] : 1) : 0;
+    mask.fill(0);
+    shown.changed = shown.possible.filter((index) => levels[index] > above);
+    for (const index of shown.changed) mask[index] = kinds ? kinds[index] : 1;
     viewer.frame(null);
     drawMask();
     const pixels = shown.pixels[above];
@@ -363,6 +378,7 @@
       ]);
       if (signal.aborted || comparison !== shown) return;
       shown.mask.set(new Uint8Array(mask));
+      shown.changed = positive(shown.mask);
       drawMask();
       figures(decision.changed_fraction, decision.area, decision.objects);
       listObjects(decision);
