@@ -33,7 +33,7 @@ from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
 
-COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "report", "overlay"]
+COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "report", "serve", "overlay"]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
 
 

@@ -60,7 +60,7 @@ def write_layers(
     indexed = {
         "mask": (labels, _FILL_PALETTE),
         "contour": (_contour(labels), _CONTOUR_PALETTE),
-        "probability": (_resized(probability, size), _HEAT_PALETTE),
+        "probability": (_resized(probability, size), HEAT_PALETTE),
     }
     small = _bounded(after.shape[:2], THUMBNAIL)
     thumbnail = _resized(images["after"], small)
@@ -134,9 +134,7 @@ def _heat_palette() -> np.ndarray:
 
 def heat_gradient() -> str:
     """The colours of the probabilities from 0 to 1, as a background of CSS."""
-    return (
-        f"linear-gradient(90deg, {', '.join('rgb({}, {}, {})'.format(*_HEAT_PALETTE[k]) for k in range(0, 256, 51))})"
-    )
+    return f"linear-gradient(90deg, {', '.join('rgb({}, {}, {})'.format(*HEAT_PALETTE[k]) for k in range(0, 256, 51))})"
 
 
 _CLASSES = dict(enumerate(CLASS_COLORS, start=1))
@@ -146,7 +144,8 @@ _CONTOUR_PALETTE = _palette({**_CLASSES, _RIM: INK}, {**dict.fromkeys(_CLASSES, 
 _OUTCOME_PALETTE = _palette(
     {**OUTCOME_COLORS, IGNORE: INK}, {**dict.fromkeys(OUTCOME_COLORS, _OUTCOME_FILL), IGNORE: 0.6}
 )
-_HEAT_PALETTE = _heat_palette()
+HEAT_PALETTE = _heat_palette()
+"""The colour of a probability of i / 255 and how far it hides the image, uint8 256 x 4."""
 
 
 def _write_indexed(path: Path, indices: np.ndarray, palette: np.ndarray) -> None:

@@ -7,6 +7,10 @@
                 legend: [{ name: "change", color: "rgb(255, 110, 0)" }],   // color: any background of CSS
                 dim: "" }],                                                // "grey", "dark": of the images beneath it
    });
+   viewer.frame({ x: 10, y: 20, width: 5, height: 5 });                // zooms to a part of the picture, framed
+
+   A layer may have a `canvas` of its own to be drawn on at any time instead of a `url`.
+
 
    It builds what it needs in the element and listens to keys on `keys` (the element itself unless named). Which layers
    are on is remembered by their id from one pair to the next. */
@@ -42,6 +46,7 @@ class SegdiffViewer {
         <div class="sd-pane"><div class="sd-scene"><img class="sd-after" alt="after" draggable="false"></div></div>
         <div class="sd-pane sd-clipped"><div class="sd-scene"><img class="sd-before" alt="before" draggable="false"></div></div>
         <div class="sd-pane"><div class="sd-scene sd-layers"></div></div>
+        <div class="sd-pane"><div class="sd-frame" hidden></div></div>
         <span class="sd-tag sd-tag-before">before</span><span class="sd-tag sd-tag-after">after</span>
         <div class="sd-divider" role="slider" tabindex="0" aria-label="Boundary between before and after"
           aria-orientation="horizontal" aria-valuemin="0" aria-valuemax="100"><i></i></div>
@@ -64,6 +69,7 @@ class SegdiffViewer {
     this.after = find(".sd-after");
     this.clipped = find(".sd-clipped");
     this.layerScene = find(".sd-layers");
+    this.framed = find(".sd-frame");
     this.divider = find(".sd-divider");
     this.legend = find(".sd-legend");
     this.message = find(".sd-message");
@@ -95,6 +101,7 @@ class SegdiffViewer {
     this.before.src = before;
     this.after.src = after;
     this.layers = layers;
+    this.framed.hidden = true;
     this.layerScene.replaceChildren(...layers.map((layer) => this.layerImage(layer)));
     this.switches.replaceChildren(...layers.map((layer) => this.layerSwitch(layer)));
     this.showLayers();
@@ -117,10 +124,11 @@ class SegdiffViewer {
   }
 
   layerImage(layer) {
-    const image = new Image();
+    const image = layer.canvas ?? new Image();
+    image.dataset.layer = layer.id;
+    if (layer.canvas) return image;
     image.alt = "";
     image.draggable = false;
-    image.dataset.layer = layer.id;
     image.addEventListener("error", () => this.complain(`The layer ${layer.label} cannot be shown: ${layer.url}`));
     return image;
   }
@@ -148,7 +156,7 @@ class SegdiffViewer {
     for (const layer of this.layers) {
       const image = this.layerScene.querySelector(`[data-layer="${layer.id}"]`);
       const on = this.isOn(layer);
-      if (on && !image.hasAttribute("src")) image.src = layer.url; // loaded when it is first wanted
+      if (on && !layer.canvas && !image.hasAttribute("src")) image.src = layer.url; // loaded when it is first wanted
       image.hidden = !on;
       this.switches.querySelector(`[data-layer="${layer.id}"]`).setAttribute("aria-pressed", on);
     }
@@ -198,6 +206,20 @@ class SegdiffViewer {
     this.draw();
   }
 
+  /** Zooms to a box in pixels of the pictures and puts a frame around it; without a box the frame goes. */
+  frame(box) {
+    this.framed.hidden = !box;
+    if (!box) return;
+    this.box = box;
+    const { clientWidth, clientHeight } = this.viewport;
+    const share = 0.25; // of the viewport: what lies around an object says what it is
+    const scale = Math.min((clientWidth * share) / box.width, (clientHeight * share) / box.height, 6);
+    this.view.scale = Math.max(scale, this.fitting);
+    this.view.x = clientWidth / 2 - (box.x + box.width / 2) * this.view.scale;
+    this.view.y = clientHeight / 2 - (box.y + box.height / 2) * this.view.scale;
+    this.draw();
+  }
+
   pan(dx, dy) {
     this.view.x += dx;
     this.view.y += dy;
@@ -238,6 +260,12 @@ class SegdiffViewer {
       scene.style.width = `${size.width}px`;
       scene.style.height = `${size.height}px`;
       scene.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
+    }
+    if (!this.framed.hidden) {
+      const { x, y, width, height } = this.box;
+      this.framed.style.transform = `translate(${view.x + x * view.scale}px, ${view.y + y * view.scale}px)`;
+      this.framed.style.width = `${width * view.scale}px`;
+      this.framed.style.height = `${height * view.scale}px`;
     }
     this.viewport.classList.toggle("sd-sharp", view.scale >= 3);
     this.viewport.classList.toggle("sd-zoomed", this.zoomed);
