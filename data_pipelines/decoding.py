@@ -3,7 +3,9 @@
 Pillow rather than OpenCV: it gives a palette as its indices, and a truncated file as an error, not as a grey half.
 """
 
+import errno
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,6 +126,14 @@ def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
 def dataset_info(source: Any) -> ImageInfo:
     """`read_info` of a dataset that rasterio has open."""
     return _tiff_info(Path(source.name), source)
+
+
+def array_with_bands(label: str, image: np.ndarray, bands: int) -> np.ndarray:
+    """`read_image` of an image in memory, uint8 H x W or H x W x C; DecodeError calls it by the label."""
+    _require_uint8(Path(label), image.dtype.name)
+    if image.ndim not in (2, 3):
+        raise DecodeError(Path(label), f"has the shape {image.shape}; it must be height x width x {bands}")
+    return _with_bands(Path(label), image.reshape(*image.shape[:2], -1), bands, alpha=False)
 
 
 def _with_bands(path: Path, image: np.ndarray, bands: int, *, alpha: bool) -> np.ndarray:
@@ -265,7 +275,7 @@ def _open_pillow(path: Path) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a parser fed with damaged bytes raises nearly anything
-        raise DecodeError(path, f"unreadable: {cause_of(error)}; restore it") from error
+        raise DecodeError(path, f"unreadable: {cause_of(error)}; {mend_of(error)}") from error
     if image.format == "WEBP" and getattr(image, "n_frames", 1) > 1:
         raise DecodeError(path, "an animation; store one frame")
     return image
@@ -311,7 +321,7 @@ def _load(path: Path, image: Image.Image) -> None:
     except MemoryError:
         raise
     except Exception as error:  # a decoder fed with damaged bytes raises nearly anything
-        raise DecodeError(path, f"unreadable or cut short: {cause_of(error)}; restore it") from error
+        raise DecodeError(path, f"unreadable or cut short: {cause_of(error)}; {mend_of(error)}") from error
 
 
 def _png_header(path: Path) -> tuple[int, int]:
@@ -340,7 +350,8 @@ def open_tiff(path: Path) -> Any:
     try:
         source = rasterio.open(name, driver="GTiff")
     except RasterioError as error:
-        raise DecodeError(path, f"not a TIFF, or damaged: {cause_of(error, name)}; restore it") from error
+        problem = "unreadable" if _denied(error) else "not a TIFF, or damaged"
+        raise DecodeError(path, f"{problem}: {cause_of(error, name)}; {mend_of(error)}") from error
     if source.subdatasets:
         pages = len(source.subdatasets)
         source.close()
@@ -410,6 +421,15 @@ def _same_crs(one: str, other: str) -> bool:
 
 def _short(crs: str) -> str:
     return crs if len(crs) <= 60 else f"{crs[:57]}..."
+
+
+def mend_of(error: BaseException) -> str:
+    """What to do about a file that cannot be read."""
+    return "allow it to be read" if _denied(error) else "restore it"
+
+
+def _denied(error: BaseException) -> bool:
+    return os.strerror(errno.EACCES) in cause_of(error)  # of GDAL's errors nothing but the text tells
 
 
 def cause_of(error: BaseException, name: str = "") -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines import IGNORE
 from data_pipelines.boxes import COLUMNS, read_box_lines
-from data_pipelines.decoding import DecodeError, grid_difference, mask_strips
+from data_pipelines.decoding import DecodeError, grid_difference, mask_strips, mend_of
 from data_pipelines.layouts import DataError, DataSet, Fault, Pair
 from data_pipelines.scanning import ImageScan, MaskScan, scan_files
 
@@ -165,7 +165,7 @@ def _box_faults(pairs: Iterable[Pair], images: dict[Path, ImageScan], coding: Ma
         except DecodeError as error:
             yield Fault(pair.boxes, error.problem)
         except OSError as error:
-            yield Fault(pair.boxes, f"unreadable: {error.strerror or error}; restore it")
+            yield Fault(pair.boxes, f"unreadable: {error.strerror or error}; {mend_of(error)}")
 
 
 # ------------------------------------------------------------------------------------------------- mask coding

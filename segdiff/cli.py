@@ -83,6 +83,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only, no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's log.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the predictions of another job in OUT.")]
+AnyModel = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Run folder, .keras file, exported folder or shipped name.")
+]
 Threshold = Annotated[
     float | None,
     typer.Option(
@@ -109,8 +112,11 @@ Runtime = Annotated[
     typer.Option(metavar="NAME", help="auto (OpenVINO on processors, TensorFlow on GPUs), tensorflow or openvino."),
 ]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option(metavar="NAME", help="auto (bfloat16 where the processor multiplies it), float32 or bfloat16."),
+    Literal["auto", "float32", "bfloat16", "int8"],
+    typer.Option(
+        metavar="NAME",
+        help="auto (bfloat16 where the processor multiplies it), float32, bfloat16, or int8, of models exported so.",
+    ),
 ]
 PostProcessed = Annotated[
     str | None,
@@ -567,7 +573,7 @@ def export(
 
 @app.command(rich_help_panel="Models")
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, .keras file or shipped name.")],
+    model: AnyModel,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled data set.")],
     split: Annotated[
         Literal["test", "val", "train", "all"] | None,
@@ -638,7 +644,7 @@ def _evaluate(
     ensemble: Sequence[str] = (),
     tta: Literal["d4"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
-    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> dict[str, Any]:
     from data_pipelines.layouts import DataError
     from data_pipelines.validation import FaultyDataError
@@ -843,7 +849,7 @@ def _render_objects(console: Console, objects: dict[str, Any]) -> None:
 
 @app.command(rich_help_panel="Prediction")
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, .keras file or shipped name.")],
+    model: AnyModel,
     before: Annotated[Path, typer.Argument(metavar="BEFORE", help="Image, or folder of images.")],
     after: Annotated[Path, typer.Argument(metavar="AFTER", help="Image, or folder: files pair by stem.")],
     out: Annotated[Path, typer.Option(metavar="OUT", help="Prediction folder.")],

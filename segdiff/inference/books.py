@@ -89,9 +89,11 @@ class Ledger:
             ((row["name"], row["changed_fraction"], json.dumps(row), str(source.summary)) for row in rows),
         )
 
-    def keep(self, names: Iterable[str]) -> None:
-        """Drops all other pairs."""
+    def keep(self, names: Iterable[str], on_drop: Callable[[str], None]) -> None:
+        """Drops all other pairs, and tells of each."""
         self._database.executemany("UPDATE done SET current = 1 WHERE name = ?", ((name,) for name in names))
+        for (name,) in self._database.execute("SELECT name FROM done WHERE NOT current"):
+            on_drop(name)
         self._database.execute("DELETE FROM done WHERE NOT current")
         self._database.execute("UPDATE done SET current = 0")
 

@@ -173,7 +173,10 @@ class PredictionFolder:
         return row["status"] == "ok" and any(mask.exists() for mask in masks)
 
     def keep_current(self, pairs: Iterable[Pair]) -> None:
-        """Drops from ``done`` what is not among the pairs any more, and what was predicted before an image changed."""
+        """Drops from ``done`` what is not among the pairs any more, and what was predicted before an image changed.
+
+        Their files go, too: what the folder holds is what its summary names.
+        """
 
         def newest(path: Path) -> int:
             state = path.stat()  # the time of change too: a copy that keeps its times is new all the same
@@ -186,7 +189,8 @@ class PredictionFolder:
             except OSError:  # predicted anew, which says what is wrong
                 return False
 
-        self.done.keep(pair.name for pair in pairs if pair.name in self.done and current(pair))
+        still = (pair.name for pair in pairs if pair.name in self.done and current(pair))
+        self.done.keep(still, self.writer.remove)
 
     def __enter__(self) -> "PredictionFolder":
         books = self._books

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,13 @@ class PairWriter:
         """Where the mask of a pair is written: a GeoTIFF of a TIFF, else a PNG."""
         image, raster = MASK_SUFFIXES
         return self.folder / "masks" / f"{pair.name}{raster if is_raster(pair.after) else image}"
+
+    def remove(self, name: str) -> None:
+        """Removes the files of a pair."""
+        homes = [self.folder / home for home in ("masks", "overlays", "probabilities", "geopackages")]
+        homes += (self.folder / REPORT).glob("*/")
+        for home, suffix in product(homes, (*MASK_SUFFIXES, ".jpg", ".gpkg")):
+            (home / f"{name}{suffix}").unlink(missing_ok=True)
 
     def add(
         self,

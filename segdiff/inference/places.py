@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 
 DEGREE_DECIMALS = 9
 """Decimals of longitudes and latitudes in a geometry: 0.1 mm on the ground."""
+
+_EASTWARD = 1000.0
+"""Units of a Mercator's CRS whose length in longitude is measured."""
 
 _POINTS_AT_ONCE = 1 << 17
 """Points that are transformed together: rasterio takes and gives lists, of many times their size."""
@@ -31,29 +35,45 @@ class Place:
     def areas(self, row: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """The area of the pixels start..stop (excluded) of each row in square metres, float64.
 
-        In a projected CRS that of the map plane, its linear unit converted to metres (Web Mercator's plane is four
-        times the ground at 60 degrees); in a geographic one that on the WGS84 ellipsoid.
+        In a geographic CRS, and in a Mercator's, whose plane is four times the ground at 60 degrees, that on the WGS84
+        ellipsoid; in another projected one that of the map plane, its linear unit converted to metres.
         """
         length = stop - start
-        _, unit = self.crs.units_factor
-        plane = abs(self.affine.determinant) * unit * unit
-        if not self.crs.is_geographic:
-            return length * plane
-        if self.affine.d == 0:  # a row lies between two parallels
-            return length * self._pixel_areas(row, start, plane, unit)
         if not len(row):
             return np.zeros(0)
+        if not (self.crs.is_geographic or self._is_mercator):
+            _, unit = self.crs.units_factor
+            return length * (abs(self.affine.determinant) * unit * unit)
+        if self.affine.d == 0:  # a row lies between two parallels
+            rows, of_row = np.unique(row, return_inverse=True)
+            return length * self._pixel_areas(rows, np.zeros_like(rows))[of_row]
         first = np.cumsum(length) - length
         column = np.arange(length.sum()) - np.repeat(first - start, length)
-        return np.add.reduceat(self._pixel_areas(np.repeat(row, length), column, plane, unit), first)
+        return np.add.reduceat(self._pixel_areas(np.repeat(row, length), column), first)
 
-    def _pixel_areas(self, row: np.ndarray, column: np.ndarray, plane: float, unit: float) -> np.ndarray:
+    @cached_property
+    def _is_mercator(self) -> bool:
+        return 'PROJECTION["Mercator_' in self.crs.to_wkt(version="WKT1_GDAL")
+
+    def _pixel_areas(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         # Exact for the cells of a north-up grid, which lie between two parallels; a turned grid's cell takes the mean
         # over the parallels it spans.
         affine = self.affine
-        centre = (affine.f + affine.d * (column + 0.5) + affine.e * (row + 0.5)) * unit
-        half = (abs(affine.d) + abs(affine.e)) / 2 * unit
-        return plane * (_zone_area(centre + half) - _zone_area(centre - half)) / (2 * half)
+        centre = affine.f + affine.d * (column + 0.5) + affine.e * (row + 0.5)
+        half = (abs(affine.d) + abs(affine.e)) / 2
+        (_, upper), (east, lower) = self._radians(centre + half, 0.0), self._radians(centre - half, 1.0)
+        return abs(affine.determinant) * east * (_zone_area(upper) - _zone_area(lower)) / (2 * half)
+
+    def _radians(self, y: np.ndarray, x: float) -> tuple[float, np.ndarray]:
+        """How far `x` lies east of 0, and the latitudes of `y`: meridians and parallels are straight in these CRSs."""
+        if self.crs.is_geographic:
+            _, unit = self.crs.units_factor
+            return x * unit, y * unit
+        points = np.stack([np.full(len(y), self.affine.c), y], axis=1)
+        further = np.array([[self.affine.c, self.affine.f], [self.affine.c + _EASTWARD, self.affine.f]])
+        longitude, latitude = np.radians(self._unrounded(np.concatenate([points, further]))).T
+        east = (longitude[-1] - longitude[-2]) % (2 * math.pi) / _EASTWARD
+        return x * east, latitude[:-2]
 
     def map_points(self, pixels: np.ndarray) -> np.ndarray:
         """Points (x, y) in pixels, N x 2, as coordinates of the CRS, float64 N x 2."""
@@ -66,6 +86,9 @@ class Place:
 
         Raises ValueError where a point lies outside of what the CRS can place on the earth.
         """
+        return np.round(self._unrounded(points), DEGREE_DECIMALS)
+
+    def _unrounded(self, points: np.ndarray) -> np.ndarray:
         moved = np.empty((len(points), 2))
         for first in range(0, len(points), _POINTS_AT_ONCE):
             some = slice(first, first + _POINTS_AT_ONCE)
@@ -75,7 +98,7 @@ class Place:
                 raise self._outside(str(error)) from error
         if not np.isfinite(moved).all():
             raise self._outside("infinite longitudes")
-        return np.round(moved, DEGREE_DECIMALS)
+        return moved
 
     def _outside(self, reason: str) -> ValueError:
         return ValueError(f"the CRS {self.crs.to_wkt()[:60]!r}... cannot place the mask on the earth: {reason}")

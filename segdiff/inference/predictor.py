@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -16,7 +16,16 @@ import rasterio
 import rasterio.io
 import rasterio.vrt
 
-from data_pipelines.decoding import Grid, dataset_info, grid_difference, open_tiff, read_image, read_info, read_rows
+from data_pipelines.decoding import (
+    Grid,
+    array_with_bands,
+    dataset_info,
+    grid_difference,
+    open_tiff,
+    read_image,
+    read_info,
+    read_rows,
+)  # fmt: skip
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
@@ -439,23 +448,36 @@ def predict_folder(
     after: str | Path,
     *,
     threshold: float | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
     resolution: float | None = None,
+    on_failure: Callable[[str, str], None] | None = None,
 ) -> Iterator[Prediction]:
     """Predictions of two folders of images, paired by stem, or of two files, one after the other.
 
-    ``threshold`` and ``resolution`` are those of ``Detector.predict``.
-    However many pairs there are, a few are held at a time. Raises DataError before the first result where an image has
-    no partner, and at the pair that cannot be read.
+    The options are those of ``Detector.predict``. However many pairs there are, a few are held at a time. A pair that
+    cannot be predicted, for want of a partner too, does not keep the others: ``on_failure`` is told its name and what
+    is wrong. Without it DataError is raised after the last result, and names the first of them.
     """
+    problems: list[str] = []
+
+    def keep(name: str, problem: str) -> None:
+        if len(problems) <= _FAULTS_NAMED:
+            problems.append(problem)
+
+    tell = keep if on_failure is None else on_failure
+    options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
     with PairIndex(Path(before), Path(after)) as index:
-        problems = [unpaired.problem for unpaired in islice(index.unpaired(), _FAULTS_NAMED + 1)]
-        if problems:
-            more = ["and more"] if len(problems) > _FAULTS_NAMED else []
-            raise DataError("; ".join([*problems[:_FAULTS_NAMED], *more]))
-        for result in predict_pairs(detector, index.pairs(), threshold=threshold, resolution=resolution):
+        for unpaired in index.unpaired():
+            tell(unpaired.name, unpaired.problem)
+        for result in predict_pairs(detector, index.pairs(), **options):
             if isinstance(result, FailedPair):
-                raise DataError(result.error)
-            yield result.prediction
+                tell(result.pair.name, result.error)
+            else:
+                yield result.prediction
+    if problems:
+        more = ["and more"] if len(problems) > _FAULTS_NAMED else []
+        raise DataError("; ".join([*problems[:_FAULTS_NAMED], *more]))
 
 
 @dataclass(frozen=True)
@@ -561,14 +583,7 @@ def _image(source: Any, label: str, bands: int) -> np.ndarray:
         return read_image(Path(source), bands)
     if isinstance(source, _DATASETS):
         return read_rows(source, 0, source.height, bands)
-    image = np.asarray(source)
-    image = image[..., None] if image.ndim == 2 else image
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != bands:
-        raise DataError(
-            f"{label}: is {image.dtype} of shape {image.shape}; "
-            f"the model takes uint8 of height x width x {bands}, values 0..255"
-        )
-    return image
+    return array_with_bands(label, np.asarray(source), bands)
 
 
 def _is_path(source: Any) -> bool:

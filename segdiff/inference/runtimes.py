@@ -33,7 +33,7 @@ K is 1, the probability of change, for binary models, else the number of classes
 """
 
 RuntimeName = Literal["auto", "tensorflow", "openvino"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def open_network(
     path = resolve_model(model)
     if path.name == MANIFEST:
         return _open_exported(path, runtime, precision, threads)
+    if precision == "int8":
+        raise ModelError(
+            f"{path}: int8 has to be calibrated on pairs like those to come: segdiff export {model} --format openvino "
+            "--precision int8 --data DATA --out FOLDER, and then FOLDER is the MODEL"
+        )
     chosen = _choose(runtime)
     if chosen == "openvino":
         return _open_converted(path, precision, threads)
@@ -117,9 +122,10 @@ def _open_exported(path: Path, runtime: RuntimeName, precision: Precision, threa
     file, computes = path.parent / manifest.file, RUNTIMES[manifest.format]
     if runtime not in ("auto", computes):
         raise ModelError(f"{path.parent}: is exported for {manifest.format}, --runtime is {runtime}; leave it out")
-    if computes == "openvino":
+    if computes == "openvino" and (precision != "int8" or manifest.precision == "int8"):
         try:
-            run, said = openvino_runtime(file, precision, threads)
+            # of a quantized network this is the precision of what is left
+            run, said = openvino_runtime(file, "auto" if precision == "int8" else precision, threads)
         except RuntimeError as error:
             raise ModelError(f"{file}: is no network that OpenVINO reads, or it is broken; export it again") from error
     elif precision not in ("auto", manifest.precision):

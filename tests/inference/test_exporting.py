@@ -141,6 +141,10 @@ def test_int8_is_calibrated_on_the_data_and_says_its_price(saved, pairs, tmp_pat
     assert read_manifest(tmp_path / "out" / "manifest.json") == manifest
     found = segdiff.load(tmp_path / "out").predict(*images(64, 64)).probability
     assert found.shape == (64, 64)
+    again = segdiff.load(tmp_path / "out", precision="int8").predict(*images(64, 64)).probability
+    np.testing.assert_array_equal(again, found)
+    with pytest.raises(ModelError, match=r"int8 has to be calibrated .*segdiff export .*--precision int8 --data"):
+        segdiff.load(binary, precision="int8")
     with pytest.raises(ValueError, match="int8 is calibrated on data"):
         export_model(binary, tmp_path / "none", kind, "int8")
 

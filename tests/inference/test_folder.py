@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 import tracemalloc
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
@@ -440,6 +441,19 @@ def fill_part(out: Path, detector: Detector, images: Path, part: Part, *, stop_a
     return done
 
 
+def test_the_files_of_a_pair_that_is_gone_go_too(models, images, tmp_path):
+    fill_part(tmp_path / "out", models[1], images, Part())
+    gone, kept = NAMES[0], NAMES[1]
+    left = [path for path in (tmp_path / "out").rglob("*") if path.stem == gone]
+    assert sorted(path.parent.name for path in left) == ["masks", "overlays"]
+    for folder in ("vor", "nach"):
+        for path in (images / folder).glob(f"{gone}.*"):
+            path.unlink()
+    assert fill_part(tmp_path / "out", models[1], images, Part()) == []
+    assert not [path for path in left if path.exists()]
+    assert [path for path in (tmp_path / "out").rglob("*") if path.stem == kept]
+
+
 def cut_off(folder: PredictionFolder) -> None:
     raise CutOffError
 
@@ -577,7 +591,9 @@ def test_the_ledger_holds_no_rows_in_memory():
     try:
         with closing(Ledger()) as ledger:
             ledger.take(({**row, "name": f"tile {number}"} for number in range(count)), books)
-            ledger.keep(f"tile {number}" for number in range(0, count, 2))
+            dropped: Counter[str] = Counter()
+            ledger.keep((f"tile {number}" for number in range(0, count, 2)), lambda name: dropped.update(["dropped"]))
+            assert dropped == {"dropped": count // 2}
             assert len(ledger) == count // 2
             assert ("tile 10" in ledger, "tile 11" in ledger) == (True, False)
             assert ledger.changed() == Decimal("0.1") * (count // 2)

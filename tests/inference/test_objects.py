@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.transform import Affine, from_origin
+from rasterio.warp import transform as warp_points
 from rasterio.warp import transform_geom
 from shapely.geometry import shape
 
@@ -279,6 +281,23 @@ def test_geographic_areas_agree_with_the_ellipsoids_area_element(latitude: float
     )
     assert region.area == pytest.approx(expected, rel=1e-6)
     assert region.area_unit == "m2"
+
+
+@pytest.mark.parametrize(("crs", "x", "y"), [("EPSG:3857", 1113194.9, 8399737.9), ("EPSG:3395", 1113194.9, 8362698.5)])
+@pytest.mark.parametrize("size", [1.0, 0.05, 5000.0])
+def test_areas_on_a_mercators_plane_are_those_on_the_ground(crs: str, x: float, y: float, size: float):
+    mask = np.array([[1, 1, 0], [0, 1, 0]], np.uint8)
+    (region,) = find_objects(mask, None, transform=from_origin(x, y, size, size), crs=crs)
+    to_degrees = partial(warp_points, crs, "EPSG:4326")
+    (west, east), _ = to_degrees([x, x + size], [y, y])
+    _, (upper, middle, lower) = to_degrees([x] * 3, [y, y - size, y - 2 * size])
+    width = east - west
+    expected = ellipsoid_area(middle, upper, 2 * width) + ellipsoid_area(lower, middle, width)
+    assert region.area == pytest.approx(expected, rel=1e-6)
+    assert region.area < 0.26 * 3 * size**2
+    turned = Affine(0.0, size, x, size, 0.0, y - 2 * size)
+    (other,) = find_objects(np.ascontiguousarray(mask.T[:, ::-1]), None, transform=turned, crs=crs)
+    assert other.area == pytest.approx(region.area, rel=1e-6)
 
 
 def test_the_whole_earth_has_its_published_surface():

@@ -191,6 +191,14 @@ def test_pixels_without_data_in_either_raster_are_no_change(tmp_path, classes):
         assert (result.change_probability[~valid] == 0).all()
 
 
+def test_arrays_are_brought_to_the_models_bands_as_files_are(detector, tmp_path):
+    grey = noise(40, 30, 21)[..., 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    expected = detector.predict(tmp_path / "grey.png", tmp_path / "grey.png").probability
+    for image in (grey, grey[..., None], np.dstack([grey] * 3)):
+        np.testing.assert_array_equal(detector.predict(image, image).probability, expected)
+
+
 def test_what_it_cannot_take_is_refused_by_name(detector, tmp_path):
     image = noise(40, 30, 17)
     Image.fromarray(image).save(tmp_path / "a.png")
@@ -213,7 +221,8 @@ def test_what_it_cannot_take_is_refused_by_name(detector, tmp_path):
     refused(tmp_path / "deep.tif", tmp_path / "a.png", tmp_path / "deep.tif", "uint16")
     refused(tmp_path / "a.png", tmp_path / "none.png", tmp_path / "none.png", "no such file")
     refused(image, image.astype(np.float32), "the image after", "float32", "uint8")
-    refused(image[..., :2], image, "the image before", "(40, 30, 2)")
+    refused(image[..., :2], image, "the image before", "2 bands where 3 are wanted")
+    refused(image.ravel(), image, "the image before", "(3600,)")
     with rasterio.open(tmp_path / "deep.tif") as deep:
         refused(image, deep, tmp_path / "deep.tif", "uint16")
 
@@ -286,17 +295,22 @@ def test_the_python_contract(tiny_run):
     assert not nothing_so_large.predict(before / "scene_0003.png", after / "scene_0003.png").mask.any()
 
 
-def test_a_folder_with_a_faulty_pair_is_refused(detector, tmp_path):
+def test_faulty_pairs_of_a_folder_keep_no_others(detector, tmp_path):
     for folder in ("A", "B"):
         (tmp_path / folder).mkdir()
-        Image.fromarray(noise(24, 24, 50)).save(tmp_path / folder / "x.png")
-    (tmp_path / "B" / "y.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"B/y\.png.*missing partner"):
-        next(segdiff.predict_folder(detector, tmp_path / "A", tmp_path / "B"))
-    (tmp_path / "A" / "y.png").write_bytes((tmp_path / "A" / "x.png").read_bytes())
-    stream = segdiff.predict_folder(detector, tmp_path / "A", tmp_path / "B")
-    assert next(stream).name == "x"
-    with pytest.raises(DataError, match=r"B/y\.png"):
+        for name in ("b", "d"):
+            Image.fromarray(noise(24, 24, 50)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "A" / "a.png").write_bytes((tmp_path / "A" / "b.png").read_bytes())
+    (tmp_path / "B" / "a.png").write_bytes(b"broken")
+    (tmp_path / "B" / "c.png").write_bytes((tmp_path / "A" / "b.png").read_bytes())
+    failures: dict[str, str] = {}
+    results = segdiff.predict_folder(detector, tmp_path / "A", tmp_path / "B", on_failure=failures.__setitem__)
+    assert [result.name for result in results] == ["b", "d"]
+    assert sorted(failures) == ["a", "c"]
+    assert "missing partner" in failures["c"]
+    stream = segdiff.predict_folder(detector, tmp_path / "A", tmp_path / "B", tile=64, overlap=32)
+    assert [next(stream).name, next(stream).name] == ["b", "d"]
+    with pytest.raises(DataError, match=r"B/c\.png.*missing partner.*B/a\.png"):
         next(stream)
 
 
