@@ -105,7 +105,7 @@ def test_a_node_that_dies_in_mid_run_loses_and_doubles_nothing(model, images, tm
     ordered = [sorted(map(json.dumps, some)) for some in features]
     assert ordered[0] == ordered[1]
     assert {path.name for path in there.iterdir()} == {
-        "masks", "overlays", "objects.geojson", "summary.csv", "prediction.json"
+        "masks", "overlays", "objects.geojson", "summary.csv", "prediction.json", "report", "report.html"
     }  # fmt: skip
 
 
