@@ -270,7 +270,9 @@ def _open_pillow(path: Path) -> Image.Image:
         raise DecodeError(path, str(error)) from error
     except Image.UnidentifiedImageError:
         empty = stamp(path)[0] == 0
-        problem = "an empty file" if empty else f"not an image, or damaged ({', '.join(_PILLOW_FORMATS)} expected)"
+        problem = (
+            "an empty file" if empty else f"not an image, or damaged ({', '.join(_PILLOW_FORMATS)} or TIFF expected)"
+        )
         raise DecodeError(path, f"{problem}; restore it") from None
     except MemoryError:
         raise
@@ -406,6 +408,9 @@ def _tiff_window(path: Path, source: Any, window: Window) -> np.ndarray:
         stored = source.read(window=window)
     except RasterioError as error:
         raise DecodeError(path, f"unreadable or cut short: {cause_of(error, source.name)}; restore it") from error
+    except MemoryError as error:  # of a damaged header, mostly
+        size = f"{source.width} x {source.height} pixels (width x height)"
+        raise DecodeError(path, f"says that it has {size}, more than fits into memory; restore it") from error
     return np.ascontiguousarray(np.moveaxis(stored, 0, 2))
 
 

@@ -1094,7 +1094,8 @@ def overlay(
         typer.Option(help="Default: both; with --truth fill; of a .gif contour."),
     ] = None,
     bands: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Bands to show, from 1: 4,3,2, or one; default: the first.")
+        str | None,
+        typer.Option(metavar="R,G,B", help="Bands to show, from 1: 4,3,2, or one; default: red, green, blue."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Names for the legend; first that of no change.")

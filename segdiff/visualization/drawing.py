@@ -81,7 +81,8 @@ def draw_change(rgb: np.ndarray, mask: np.ndarray, style: Style = "both") -> np.
 
     `rgb` is uint8 H x W x 3, `mask` uint8 H x W of class indices 0..31; pixels of 255 are shown grey and dim. The line
     runs outside of the change, so that a change of a single pixel is not hidden by it: 2 pixels wide, 3 from a panel of
-    1250 pixels on, and a thin dark rim sets it off from a light ground. Returns a new uint8 H x W x 3.
+    1250 pixels on, and a thin dark rim sets it off from a light ground. Between classes and along the picture's edge it
+    runs inside. Returns a new uint8 H x W x 3.
     """
     changed = np.where(mask == IGNORE, np.uint8(0), mask)
     return _mark(_dim(rgb, mask == IGNORE), changed, CLASS_TABLE, _CHANGE_FILL[style], line=style != "fill")
@@ -138,7 +139,19 @@ def _mark(rgb: np.ndarray, labels: np.ndarray, table: np.ndarray, fill: float, *
     lines = cv2.dilate(labels, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1)))
     rim = (cv2.dilate(lines, cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))) != 0) & (lines == 0)
     picture = _blend(picture, rim.view(np.uint8), _RIM_TABLE, _RIM)
-    return _blend(picture, np.where(labels == 0, lines, np.uint8(0)), table, 1.0)
+    lines = np.where(labels == 0, lines, labels * inner_lines(labels, width))
+    return _blend(picture, lines, table, 1.0)
+
+
+def inner_lines(labels: np.ndarray, width: int) -> np.ndarray:
+    """Where a line cannot run outside of a label: a pixel along each side of a border between two labels, and `width`
+    pixels along the edge of the picture. `labels` is uint8 H x W, 0 is none; returns bool H x W."""
+    square = np.ones((3, 3), np.uint8)
+    above = cv2.dilate(labels, square) != labels
+    below = cv2.erode(np.where(labels == 0, np.uint8(255), labels), square) != labels
+    inner = above | below
+    inner[:width] = inner[-width:] = inner[:, :width] = inner[:, -width:] = True
+    return inner & (labels != 0)
 
 
 def _grey(rgb: np.ndarray, span: float, floor: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segdiff.files import write_whole
 from segdiff.visualization.display import display_rgb
-from segdiff.visualization.drawing import Size, compare, draw_outcomes, resize_labels
+from segdiff.visualization.drawing import Size, compare, draw_outcomes, inner_lines, resize_labels
 from segdiff.visualization.palettes import CLASS_COLORS, IGNORE, INK, OUTCOME_COLORS, PROBABILITY_TABLE, Color
 from segdiff.visualization.pictures import write_image
 
@@ -107,14 +107,13 @@ def _resized(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _contour(labels: np.ndarray) -> np.ndarray:
-    """A line around all change, outside of it, of each class's index, and _RIM around that."""
+    """A line around all change, outside of it where that can be, of each class's index, and _RIM around that."""
     changed = np.where(labels == IGNORE, np.uint8(0), labels)
     width = max(2, round(max(labels.shape) / 400))
     line = cv2.dilate(changed, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1)))
     rim = cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))) != 0
     contour = np.where(line != 0, line, rim * np.uint8(_RIM))
-    contour[changed != 0] = 0
-    return contour
+    return np.where(changed != 0, changed * inner_lines(changed, width), contour)
 
 
 def _palette(colors: dict[int, Color], opacity: dict[int, float] | float) -> np.ndarray:

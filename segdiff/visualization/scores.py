@@ -68,6 +68,6 @@ def confusion_chart(confusion: np.ndarray, classes: Sequence[str], theme: Theme)
     if len(classes) <= _MOST_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             text = f"{share:.2%}\n{int(confusion[row, column]):,}"
-            color = theme.ground if share > 0.5 else theme.ink
+            color = theme.ground if share > 0.65 else theme.ink
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     return pixels(figure)

@@ -257,6 +257,22 @@ def test_damaged_bytes_give_an_image_or_a_decode_error(tmp_path: Path, data, suf
     assert image.ndim == 3
 
 
+def test_a_header_of_more_pixels_than_fit_into_memory_is_an_error_of_the_file(tmp_path: Path):
+    content = bytearray(tiff_bytes())
+    width = content.index(struct.pack("<HHII", 256, 4, 1, 16)) + 8
+    content[width : width + 4] = struct.pack("<I", 2**31 - 17)
+    path = tmp_path / "wide.tif"
+    path.write_bytes(bytes(content))
+    with pytest.raises(DecodeError, match=r"wide\.tif: "):
+        read_image(path)
+
+
+def tiff_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(16, 16, 3)).save(buffer, "tiff")
+    return buffer.getvalue()
+
+
 def test_what_is_no_image_says_so(tmp_path: Path):
     for suffix in (".png", ".tif"):
         with pytest.raises(DecodeError, match="no such file"):

@@ -120,3 +120,13 @@ def test_the_legend_of_the_probability_is_what_the_layer_has(tmp_path):
     stops = heat_gradient().removeprefix("linear-gradient(90deg, rgb(").removesuffix("))").split("), rgb(")
     assert [tuple(map(int, stop.split(", "))) for stop in stops] == [tuple(colors[k, :3]) for k in range(0, 256, 51)]
     assert (np.diff(colors[:, 3].astype(int)) >= 0).all(), "the likelier, the less shines through"
+
+
+def test_change_everywhere_still_has_a_contour(tmp_path):
+    image, mask = np.full((40, 40, 3), 128, np.uint8), np.full((40, 40), 1, np.uint8)
+    mask[:, 20:] = 2
+    write_layers(tmp_path, "x", image, image, mask, mask)
+    (contour,) = (tmp_path / "contour").iterdir()
+    drawn = np.array(Image.open(contour))
+    assert np.flatnonzero(drawn[20]).tolist() == [0, 1, 19, 20, 38, 39]
+    assert drawn[20, 19:21].tolist() == [1, 2]

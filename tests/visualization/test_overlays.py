@@ -653,3 +653,13 @@ def test_real_satellite_bands_and_unknown_pixels(shared: Path) -> None:
     shown = panel(overlay(images[0], images[1], found, truth), 2, 400, 400)
     colored = np.ptp(shown.astype(int), axis=-1) > 0
     np.testing.assert_array_equal(colored, truth != IGNORE)  # no unknown pixel counts as false
+
+
+def test_a_line_parts_classes_that_touch_and_runs_along_the_edge_of_the_picture():
+    mask = np.full((40, 40), 1, np.uint8)
+    mask[:, 20:] = 2
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    drawn = draw_change(grey, mask, "contour")
+    colored = (drawn != grey).any(axis=2)
+    assert np.flatnonzero(colored[20]).tolist() == [0, 1, 19, 20, 38, 39]
+    assert drawn[20, 19:21].tolist() == [list(CLASS_COLORS[0]), list(CLASS_COLORS[1])]

@@ -31,9 +31,13 @@
   };
   const color = (index) => `rgb(${page.colors[index - 1].join(", ")})`;
 
-  function complain(line) {
-    find("alert").textContent = line;
-    find("alert").hidden = !line;
+  const complaints = { before: "", after: "", pair: "" }; // of either image, and of the two together
+
+  function complain(line, of = "pair") {
+    complaints[of] = line;
+    const lines = Object.values(complaints).filter(Boolean);
+    find("alert").textContent = lines.join("\n");
+    find("alert").hidden = !lines.length;
   }
 
   function tell(line, busy = false) {
@@ -96,6 +100,7 @@
   async function take(role, file) {
     const drop = drops.get(role);
     complain("");
+    complain("", role);
     drop.classList.remove("is-wrong");
     if (images[role]) forget(`images/${images[role].image}`);
     images[role] = null;
@@ -117,7 +122,7 @@
       drop.classList.add("is-wrong");
       paintDrop(role);
       tell("");
-      complain(error.message);
+      complain(error.message, role);
       return;
     }
     compare();
@@ -153,6 +158,9 @@
 
   find("swap").addEventListener("click", () => {
     [images.before, images.after] = [images.after, images.before];
+    complain("", "before");
+    complain("", "after");
+    drops.forEach((drop) => drop.classList.remove("is-wrong"));
     drops.forEach((drop, role) => paintDrop(role));
     find("result").inert = true;
     compare();
