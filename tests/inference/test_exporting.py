@@ -302,12 +302,12 @@ SMALL = {"channels": (4, 8, 8)}
 FULL = {"decoder": {"attention": True, "squeeze_excite": True}, "shared_encoder": False}
 NETWORKS: list[dict] = [
     {"encoder": {**SMALL, "norm": "group", "dropout": 0.2}, "align": "crop_resize", "difference": "normalized", **FULL},
-    {"encoder": SMALL, "difference": "absolute", "decoder": {"name": "mlp"}},
-    {"encoder": SMALL, "difference": "squared", "decoder": {"name": "fpn", "upsampling": "bilinear"}},
     {"architecture": "fc_ef"},
     {"encoder": {"name": "mit_b0", "levels": 2}},
 ]
 MORE_NETWORKS = [
+    {"encoder": SMALL, "difference": "absolute", "decoder": {"name": "mlp"}},
+    {"encoder": SMALL, "difference": "squared", "decoder": {"name": "fpn", "upsampling": "bilinear"}},
     *({"encoder": {"name": name}, "decoder": {"name": "mlp"}} for name in ENCODERS),
     *({"encoder": {**SMALL, "norm": norm}, "difference": "signed"} for norm in ("batch", "local", "none")),
     *({"encoder": SMALL, "align": mode, "shared_encoder": False} for mode in ("crop", "resize")),

@@ -168,7 +168,8 @@ def workers(tmp_path_factory) -> Pair:
     return work_until_killed(tmp_path_factory.mktemp("workers"), 1, *TASKS)
 
 
-@pytest.fixture(params=["mirrored", "workers"])
+# of two devices the command trains in test_distributed_runs.py
+@pytest.fixture(params=[pytest.param("mirrored", marks=pytest.mark.slow), "workers"])
 def two_replicas(request) -> Path:
     made = request.getfixturevalue(request.param)
     return made.folder if isinstance(made, Pair) else made
