@@ -969,8 +969,12 @@ def predict(
     }
 
     def render(console: Console) -> None:
-        done = tally.predicted
-        console.print(f"{done} pair{'s' if done != 1 else ''} predicted, {tally.failed} failed", style="bold")
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("predicted", "failed", "mean change"):
+            table.add_column(column, justify="right")
+        mean = f"{tally.mean_changed_fraction:.2%}" if tally.predicted else "-"
+        table.add_row(f"{tally.predicted:,}", f"{tally.failed:,}", mean, style="bold")
+        console.print(table)
         for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv", "report.html"))):
             console.print(f"  {out / name}", markup=False)
         if left:
