@@ -740,11 +740,17 @@ def _evaluate(
         "threshold": detector.settings.threshold,
         "post_processing": asdict(detector.post_processing),
         **board.scores(),
+        "intervals": board.intervals(),
         "failed": errors,
     }
     if object_board:
         truth_from = "boxes" if boxes else "masks"
-        figures["objects"] = {**asdict(object_board.options), "truth": truth_from, **object_board.scores()}
+        figures["objects"] = {
+            **asdict(object_board.options),
+            "truth": truth_from,
+            **object_board.scores(),
+            "intervals": object_board.intervals(),
+        }
     if out is not None:
         with write_whole(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
@@ -819,7 +825,9 @@ def _render_scores(console: Console, scores: dict[str, Any]) -> None:
     label = "mean" if len(scores["classes"]) > 2 else "change"
     table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
     console.print(table)
-    console.print(f"over {scores['pairs']} pairs of split {scores['split']}", markup=False)
+    low, high = scores["intervals"]["f1"]
+    sure = f"; F1 {low:.3f} to {high:.3f} in 95 % of drawings of as many" if scores["pairs"] > 1 else ""
+    console.print(f"over {scores['pairs']} pairs of split {scores['split']}{sure}", markup=False)
 
 
 def _render_objects(console: Console, objects: dict[str, Any]) -> None:
@@ -845,6 +853,9 @@ def _render_objects(console: Console, objects: dict[str, Any]) -> None:
         f"join {objects['join']}, pad {objects['pad']}, minimum area {objects['minimum_area']} pixels",
         markup=False,
     )
+    spans = {name: objects["intervals"][key] for name, key in (("F1", "f1"), ("mAP", "map"))}
+    shown = ", ".join(f"{name} {span[0]:.3f} to {span[1]:.3f}" for name, span in spans.items() if span)
+    console.print(f"over pairs drawn anew, 95 %: {shown}", markup=False)
 
 
 @app.command(rich_help_panel="Prediction")
