@@ -494,7 +494,7 @@ def models(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) ->
         for model in released:
             trained = model.settings.ground_resolution
             facts = {
-                "images": "any number of bands" if model.bands is None else f"bands: {model.bands}",
+                "bands": "any number" if model.bands is None else str(model.bands),
                 "classes": ", ".join(model.settings.classes[1:]) if len(model.settings.classes) > 2 else "",
                 "resolution": " to ".join(f"{side:g}" for side in sorted(set(trained))) + " m" if trained else "",
                 "in short": model.evidence,
