@@ -121,6 +121,8 @@ def train(
     say(f"precision {precision}: {reason}")
     with distribution.scope():
         detector = with_precision(detector, precision)
+    if config.train.ema:
+        _average_statistics(detector, config.train.ema)
     compiled, reason = choose_xla(config.train.jit, precision)
     if distribution.strategy is not None:
         compiled, reason = False, "several devices sum over each other"
@@ -450,6 +452,17 @@ def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None
     if config.train.init_from is not None:
         say(_start_from(model, config.train.init_from))
     return model
+
+
+def _average_statistics(model: keras.Model, momentum: float) -> None:
+    """Lets batch normalization average its statistics over the steps that averaged weights are taken of.
+
+    Statistics of the latest weights alone do not fit averaged ones: six classes of DeepPCB had F1 0.19 after 12,000
+    crops where the plain weights had 0.76.
+    """
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = max(layer.momentum, momentum)
 
 
 def _start_from(model: ChangeDetector, origin: str) -> str:

@@ -19,6 +19,7 @@ from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.model_files import PostProcessing
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
+from segdiff.models.normalization import MOMENTUM
 from segdiff.training import trainer
 from segdiff.training.callbacks import TrainingError, read_history
 from segdiff.training.trainer import read_data, train
@@ -609,3 +610,15 @@ def test_a_run_without_a_seed_draws_one_and_writes_it(scenes, tmp_path, monkeypa
         initial(configured(scenes, seed=None), tmp_path / name, monkeypatch)
         seeds.append(json.loads((tmp_path / name / "environment.json").read_text())["seed"])
     assert seeds[0] != seeds[1]
+
+
+def test_batch_normalization_averages_over_the_steps_of_averaged_weights(scenes, unbroken, tmp_path):
+    """Statistics of the last steps alone would not fit them."""
+
+    def momenta(run: Path) -> set[float]:
+        layers = load_model(run)._flatten_layers(include_self=False, recursive=True)
+        return {layer.momentum for layer in layers if isinstance(layer, keras.layers.BatchNormalization)}
+
+    quiet_train(configured(scenes, train__ema=0.995, train__epochs=1), tmp_path / "run")
+    assert momenta(tmp_path / "run") == {0.995}
+    assert momenta(unbroken[0]) == {MOMENTUM}, "a short average leaves the usual one"
