@@ -178,7 +178,7 @@ class CropPlan:
     positive_fraction: float
     seed: int
     roots: tuple[tuple[int, ...], ...]
-    """Indices into the store, one group a data root."""
+    """Indices into the store, one group a data root; one that stands there n times is taken n times a round."""
     weights: tuple[float, ...]
     """Share of each root in the crops of an epoch, any scale."""
 
@@ -190,7 +190,7 @@ class CropPlan:
     def epoch_order(self, epoch: int) -> np.ndarray:
         """Store indices of the crops of an epoch, in order.
 
-        Each root is gone through in shuffled rounds, round after round over the epochs, so that no pair of it is
+        Each root is gone through in shuffled rounds, round after round over the epochs, so that no entry of it is
         taken twice before every other has been taken once.
         """
         shares = np.asarray(self.weights) / np.sum(self.weights) * self.crops_per_epoch
@@ -204,6 +204,15 @@ class CropPlan:
                 order.append(shuffled[max(start - turn * size, 0) : start + quota - turn * size])
         together = np.concatenate(order)
         return together if len(self.roots) == 1 else np.random.default_rng([self.seed, 2, epoch]).permutation(together)
+
+
+def turns(shapes: Sequence[tuple[int, int]], crop: int) -> list[int]:
+    """How often pairs of these shapes, (height, width), are taken in a round: by the crops that fit, the smallest once.
+
+    Else, beside small ones, most of what is in the large pairs would hardly be seen.
+    """
+    crops = [max(height * width / crop**2, 1.0) for height, width in shapes]
+    return [round(fit / min(crops)) for fit in crops]
 
 
 @dataclass(frozen=True)

@@ -535,6 +535,48 @@ def _train(
 
 
 @app.command(rich_help_panel="Models")
+def models(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """List the models that ship: a name goes wherever MODEL does. Each has a card that says how good it is."""
+    from segdiff.released import HASH_SHOWN, released_models
+
+    released = released_models()
+
+    def render(console: Console) -> None:
+        for model in released:
+            trained = model.settings.ground_resolution
+            facts = {
+                "bands": "any number" if model.bands is None else str(model.bands),
+                "classes": ", ".join(model.settings.classes[1:]) if len(model.settings.classes) > 2 else "",
+                "resolution": " to ".join(f"{side:g}" for side in sorted(set(trained))) + " m" if trained else "",
+                "in short": model.evidence,
+                "file": f"{model.file}, {model.size / 10**6:.1f} MB, sha256 {model.sha256[:HASH_SHOWN]}",
+                "card": str(model.card),
+            }
+            console.print(Text.assemble((model.name, "bold"), ": ", model.summary))
+            for name, fact in facts.items():
+                if fact:
+                    console.print(Text.assemble((f"  {name:<12}", "dim"), fact))
+            console.print()
+        console.print(f"segdiff predict {released[0].name} BEFORE AFTER --out OUT", markup=False)
+
+    listed = [
+        {
+            "name": model.name,
+            "summary": model.summary,
+            "in_short": model.evidence,
+            "file": model.file,
+            "card": model.card,
+            "bytes": model.size,
+            "sha256": model.sha256,
+            "bands": model.bands,
+            **asdict(model.settings),
+        }
+        for model in released
+    ]
+    _Screen(as_json, quiet).result({"models": listed}, render)
+
+
+@app.command(rich_help_panel="Models")
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Run folder, .keras file or shipped name.")],
     kind: Annotated[
@@ -791,11 +833,17 @@ def _evaluate(
         "threshold": detector.settings.threshold,
         "post_processing": asdict(detector.post_processing),
         **board.scores(),
+        "intervals": board.intervals(),
         "failed": errors,
     }
     if object_board:
         truth_from = "boxes" if boxes else "masks"
-        figures["objects"] = {**asdict(object_board.options), "truth": truth_from, **object_board.scores()}
+        figures["objects"] = {
+            **asdict(object_board.options),
+            "truth": truth_from,
+            **object_board.scores(),
+            "intervals": object_board.intervals(),
+        }
     if out is not None:
         with write_whole(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
@@ -870,7 +918,9 @@ def _render_scores(console: Console, scores: dict[str, Any]) -> None:
     label = "mean" if len(scores["classes"]) > 2 else "change"
     table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
     console.print(table)
-    console.print(f"over {scores['pairs']} pairs of split {scores['split']}", markup=False)
+    low, high = scores["intervals"]["f1"]
+    sure = f"; F1 {low:.3f} to {high:.3f} in 95 % of drawings of as many" if scores["pairs"] > 1 else ""
+    console.print(f"over {scores['pairs']} pairs of split {scores['split']}{sure}", markup=False)
 
 
 def _render_objects(console: Console, objects: dict[str, Any]) -> None:
@@ -896,6 +946,9 @@ def _render_objects(console: Console, objects: dict[str, Any]) -> None:
         f"join {objects['join']}, pad {objects['pad']}, minimum area {objects['minimum_area']} pixels",
         markup=False,
     )
+    spans = {name: objects["intervals"][key] for name, key in (("F1", "f1"), ("mAP", "map"))}
+    shown = ", ".join(f"{name} {span[0]:.3f} to {span[1]:.3f}" for name, span in spans.items() if span)
+    console.print(f"over pairs drawn anew, 95 %: {shown}", markup=False)
 
 
 @app.command(rich_help_panel="Prediction")

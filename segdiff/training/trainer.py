@@ -22,6 +22,7 @@ from data_pipelines.pipeline import (
     PairStore,
     Part,
     training_batches,
+    turns,
 )
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
@@ -69,6 +70,8 @@ class TrainingData:
     train: tuple[tuple[int, ...], ...]
     """Indices into ``pairs``, one group a data root."""
     val: tuple[tuple[int, ...], ...]
+    turns: tuple[tuple[int, ...], ...]
+    """``train`` with each index as often as its pair is taken in a round."""
     classes: tuple[str, ...]
     ground_resolution: tuple[float, float] | None = None
     """The finest and the coarsest in metres per pixel; None: not known."""
@@ -314,7 +317,7 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
             raise ConfigError(f"data.bands: is {bands}, the images of {report.data.root} have {report.bands}")
 
     pairs: list[LabelledPair] = []
-    train, val = [], []
+    train, val, taken = [], [], []
     for report, coding in zip(reports, codings, strict=True):
         first = len(pairs)
         pairs += [LabelledPair(pair, coding) for pair in report.data.pairs]
@@ -327,6 +330,11 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
             to_train, to_val = _divide(to_train, config, report.data.root)
         train.append(tuple(to_train))
         val.append(tuple(to_val))
+        times = [1] * len(to_train)
+        if len({size for split in report.splits.values() for size in split.sizes}) > 1:
+            headers = [read_info(pairs[k].pair.after) for k in to_train]
+            times = turns([(header.height, header.width) for header in headers], config.data.crop)
+        taken.append(tuple(k for k, often in zip(to_train, times, strict=True) for _ in range(often)))
     of_change = [report for report, coding in zip(reports, codings, strict=True) if coding.values == (0, 255)]
     of_classes = [report for report, coding in zip(reports, codings, strict=True) if coding.classes > 2]
     if of_change and of_classes and not config.data.binary:
@@ -346,7 +354,7 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
     resolution = (min(finest for finest, _ in known), max(coarsest for _, coarsest in known)) if known else None
     if resolution is not None:
         say("ground resolution " + " to ".join(f"{end:.3g}" for end in dict.fromkeys(resolution)) + " m a pixel")
-    return TrainingData(tuple(pairs), tuple(train), tuple(val), classes, resolution)
+    return TrainingData(tuple(pairs), tuple(train), tuple(val), tuple(taken), classes, resolution)
 
 
 def _ground_resolution(
@@ -418,7 +426,7 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
         crops_per_epoch=config.train.crops_per_epoch or sum(map(len, data.train)),
         positive_fraction=config.data.positive_crop_fraction,
         seed=seed,
-        roots=data.train,
+        roots=data.turns,
         weights=tuple(weights),
     )
 

@@ -473,6 +473,19 @@ def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
     assert f"post-processing: minimum_area 1921; F1 on the validation pairs {without:.4f} -> 0.0000" in said
 
 
+def test_large_pairs_give_crops_by_their_area(tmp_path):
+    for name, side in (("small", 32), ("large", 96), ("val", 32)):
+        part = tmp_path / "data" / ("val" if name == "val" else "train")
+        for role in ("A", "B", "label"):
+            (part / role).mkdir(parents=True, exist_ok=True)
+            shape = (side, side) if role == "label" else (side, side, 3)
+            cv2.imwrite(str(part / role / f"{name}.png"), np.full(shape, 255 * (role == "label"), np.uint8))
+    data = trainer.read_data(configured(tmp_path / "data", data__crop=32), lambda line: None)
+    (taken,) = data.turns
+    assert sorted(data.pairs[index].pair.name for index in taken) == ["large"] * 9 + ["small"]
+    assert [data.pairs[index].pair.name for index in data.train[0]] == ["large", "small"]
+
+
 def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
     """The images of a data set as GeoTIFFs on the equator, the pixels of one pair after the other so many metres."""
     for part in ("A", "B"):
