@@ -170,7 +170,7 @@ def test_the_command_prepares_what_the_command_checks(segdiff_command, tmp_path)
 
 
 def test_a_preparation_that_is_stopped_leaves_nothing(tmp_path):
-    levir_cd(tmp_path / "src", size=(2048, 2048))
+    levir_cd(tmp_path / "src", ("train", "val"), size=(1536, 1536))
     script = Path(sys.executable).with_name("segdiff")
     process = subprocess.Popen(
         [script, "prepare", "levir_cd", tmp_path / "src", tmp_path / "out"],
