@@ -249,7 +249,10 @@ def demo(
         console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
         for what, path in looks.items():
             console.print(f"  {what:9} {path}", markup=False)
-        console.print("\nYour own pairs next:  segdiff check DATA  and  segdiff train levir_cd --set data.root=DATA")
+        console.print(
+            "\nYour own pairs next:  segdiff check DATA  and  segdiff train levir_cd --set data.root=DATA "
+            "--set data.ground_resolution=null"
+        )
 
     screen.result({**scores, "files": looks}, render)
 
@@ -343,6 +346,54 @@ def pack(
             markup=False,
         ),
     )
+
+
+@app.command(rich_help_panel="Data")
+def prepare(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="levir_cd, whu_cd, dsifn, clcd, oscd, air_change or deeppcb: also its configuration."
+        ),
+    ],
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder that it was downloaded to, unpacked.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for train, val and test.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the prepared data set in OUT.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Bring a published data set, as downloaded, into the layout of DATA, by the protocol that papers compare on."""
+    from data_pipelines.published.preparing import DATA_SETS, require_free
+    from data_pipelines.published.preparing import prepare as prepare_data
+    from segdiff.config import ConfigError
+    from segdiff.files import new_folder
+
+    screen = _Screen(as_json, quiet)
+    if name not in DATA_SETS:
+        raise ConfigError(f"{name}: no such data set; allowed are {', '.join(DATA_SETS)}")
+    _require_there(src)
+    if not src.is_dir():
+        raise ConfigError(f"{src}: is a file; unpack it, and give the folder")
+    try:
+        require_free(out, overwrite=overwrite)
+    except FileExistsError as error:
+        raise ConfigError(str(error)) from error
+    with new_folder(out, replace=overwrite) as folder, screen.progress("preparing") as update:
+        prepared = prepare_data(name, src, folder, on_progress=update)
+
+    def render(console: Console) -> None:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("split", "pairs", "published"):
+            table.add_column(column, justify="left" if column == "split" else "right")
+        for split, count in prepared.published.items():
+            table.add_row(split, f"{prepared.pairs.get(split, 0):,}", f"{count:,}")
+        console.print(table)
+        for note in prepared.notes:
+            console.print(f"note: {note}", markup=False)
+        console.print(f"{sum(prepared.pairs.values()):,} pairs in {out}", markup=False)
+
+    screen.result({"out": out, **asdict(prepared)}, render)
 
 
 def _require_two(before: Path, after: Path) -> None:

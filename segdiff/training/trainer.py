@@ -375,8 +375,8 @@ def _ground_resolution(
         for side in map(mean_side, found):
             if differ(side, said):
                 raise ConfigError(
-                    f"data.ground_resolution: is {said:g}, rasters of {root.path} have {side:.3g} m a pixel; leave it "
-                    "out, or mend their georeference"
+                    f"data.ground_resolution: is {said:g}, rasters of {root.path} have {side:.3g} m a pixel; set it to "
+                    "null to take theirs, or mend their georeference"
                 )
         return said, said
     if not found:
