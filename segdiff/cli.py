@@ -249,10 +249,7 @@ def demo(
         console.print(f"\nValidation F1 of the change class: [bold]{scores['f1']:.3f}[/bold]\n\nLook at")
         for what, path in looks.items():
             console.print(f"  {what:9} {path}", markup=False)
-        console.print(
-            "\nYour own pairs next:  segdiff check DATA  and  segdiff train levir_cd --set data.root=DATA "
-            "--set data.ground_resolution=null"
-        )
+        console.print("\nYour own pairs next:  segdiff check DATA  and  segdiff train levir_cd --set data.root=DATA")
 
     screen.result({**scores, "files": looks}, render)
 
