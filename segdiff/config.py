@@ -85,6 +85,10 @@ class DataConfig(_Section):
     classes: tuple[str, ...] | None = Field(None, min_length=2, description="names of the classes, 0 first")
     ignore: int | None = Field(None, ge=1, le=255, description="mask value of pixels without truth")
     crop: int = Field(256, ge=16, le=4096, description="side of the training crops, in pixels")
+    crop_resolution: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="metres per pixel between which each crop's are drawn; needs those of the data; null: as they are",
+    )
     positive_crop_fraction: float = Field(0.5, ge=0, le=1, description="share of the crops laid around a changed pixel")
     cache: Literal["memory", "disk", "none"] = Field(
         "memory", description="where decoded images are kept: memory, disk or none"

@@ -73,8 +73,10 @@ class TrainingData:
     turns: tuple[tuple[int, ...], ...]
     """``train`` with each index as often as its pair is taken in a round."""
     classes: tuple[str, ...]
+    by_root: tuple[tuple[float, float] | None, ...]
+    """The finest and the coarsest of each root in metres per pixel; None: not known."""
     ground_resolution: tuple[float, float] | None = None
-    """The finest and the coarsest in metres per pixel; None: not known."""
+    """The finest and the coarsest that the model will see; None: not known."""
 
 
 def train(
@@ -354,9 +356,21 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
         if resolution is None and known:
             say(f"warning: {root.path}: its metres per pixel are not known; say them with its ground_resolution")
     resolution = (min(finest for finest, _ in known), max(coarsest for _, coarsest in known)) if known else None
+    if config.data.crop_resolution is not None:
+        finest, coarsest = config.data.crop_resolution
+        if finest > coarsest:
+            raise ConfigError(f"data.crop_resolution: is [{finest:g}, {coarsest:g}], the finer one comes first")
+        for root, own in zip(config.data.root, by_root, strict=True):
+            if own is None or differ(*own):
+                found = "are not known" if own is None else f"reach from {own[0]:.3g} to {own[1]:.3g}"
+                raise ConfigError(
+                    f"data.crop_resolution: the metres per pixel of {root.path} {found}; say them with its "
+                    "ground_resolution, or set crop_resolution to null"
+                )
+        resolution = finest, coarsest
     if resolution is not None:
         say("ground resolution " + " to ".join(f"{end:.3g}" for end in dict.fromkeys(resolution)) + " m a pixel")
-    return TrainingData(tuple(pairs), tuple(train), tuple(val), tuple(taken), classes, resolution)
+    return TrainingData(tuple(pairs), tuple(train), tuple(val), tuple(taken), classes, tuple(by_root), resolution)
 
 
 def _ground_resolution(
@@ -430,6 +444,8 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
         seed=seed,
         roots=data.turns,
         weights=tuple(weights),
+        resolution=config.data.crop_resolution,
+        ground=tuple(mean_side(own) for own in data.by_root if own) if config.data.crop_resolution else (),
     )
 
 

@@ -487,6 +487,20 @@ def test_large_pairs_give_crops_by_their_area(tmp_path):
     assert [data.pairs[index].pair.name for index in data.train[0]] == ["large", "small"]
 
 
+def test_crops_of_another_resolution_need_that_of_the_data_and_the_model_stores_it(scenes, tmp_path):
+    known = configured(scenes, data__ground_resolution=0.5, data__crop_resolution=[0.4, 1.1])
+    data = trainer.read_data(known, lambda line: None)
+    assert data.ground_resolution == (0.4, 1.1)
+    plan = trainer._crop_plan(known, data, 0)
+    assert (plan.resolution, plan.ground) == ((0.4, 1.1), (0.5,))
+    with pytest.raises(ConfigError, match=r"data\.crop_resolution: the metres per pixel of .* are not known; say them"):
+        trainer.read_data(configured(scenes, data__crop_resolution=[0.4, 1.1]), lambda line: None)
+    with pytest.raises(ConfigError, match=r"data\.crop_resolution: is \[2, 1\], the finer one comes first"):
+        trainer.read_data(
+            configured(scenes, data__ground_resolution=0.5, data__crop_resolution=[2, 1]), lambda line: None
+        )
+
+
 def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
     """The images of a data set as GeoTIFFs on the equator, the pixels of one pair after the other so many metres."""
     for part in ("A", "B"):
