@@ -1,0 +1,175 @@
+"""What is usual in one pair of images, for models whose score has no fixed scale: bands, threshold and confidence.
+
+All of it is measured on windows at full resolution, spread over the pair, at most ``WINDOWS`` of them however large it
+is: on an overview the features would be those of things of another size, and their differences with them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from segdiff.inference.runtimes import Batch, Runtime
+from segdiff.inference.tiling import read_tile
+from segdiff.model_files import BAND_DEVIATION, BAND_MEAN
+
+WINDOWS, SIDE = 16, 512
+"""How many windows are looked at, at most, and their side in pixels."""
+UNRELATED = 4
+"""Windows whose image after is turned by half a turn too: how much do places differ that have nothing in common?"""
+
+UNSURE = 0.25
+"""Below this confidence nothing can be told: of the pairs that it was looked at on, none had an F1 above 0.2 there."""
+
+_UNCHANGED = 0.1
+"""The share of the change that may be none: higher scores are asked for until it is no more."""
+_FLOOR = 0.75
+"""What differs by less than this part of what unrelated places do is no change, however quiet the rest is."""
+_LEAST_SCORE = 0.2
+"""No threshold is lower: a score of 1 is about one standard deviation, in the pixels and in the features."""
+_ALIKE = 0.1
+"""The two images are of one place where usual pixels differ by so much less than unrelated ones."""
+_HIGHER = 1.1
+"""The confidence asks what remains of the change at a threshold that is so much higher."""
+_STEEPNESS = 4
+"""Of the probability: a score of half the threshold has 0.06, of twice 0.94."""
+
+
+class Readable(Protocol):
+    """A pair whose rows can be read in any order."""
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+
+    def read_at(self, y0: int, y1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Before and after, uint8 n x W x bands, and which pixels hold data, bool n x W; None: all."""
+
+
+@dataclass(frozen=True)
+class PairScale:
+    """What is usual in one pair."""
+
+    before: np.ndarray
+    """uint8 bands x 256: what each value of each band becomes for the network."""
+    after: np.ndarray
+    threshold: float
+    """The score from which a pixel is change."""
+    confidence: float
+    """0..1: the share of the change that remains at a threshold a tenth higher, so how little it hangs on where exactly
+    the threshold is; less, down to 0, where the two images are hardly more alike than any two places; 0 without
+    change."""
+
+    def normalised(self, tile: Batch) -> Batch:
+        """Both images with bands of the mean and deviation that the network expects."""
+        before, after = tile
+        return _looked_up(self.before, before), _looked_up(self.after, after)
+
+    def probability(self, network: np.ndarray) -> np.ndarray:
+        """From the network's probability, the score over 1 + score, to one that is a half at the threshold.
+
+        With the score s and the threshold t it is s^4 / (s^4 + t^4): it rises with the score, so that any threshold of
+        it is one of the score, t (p / (1 - p))^(1/4).
+        """
+        ratio = (_score(network) / self.threshold) ** _STEEPNESS
+        return ratio / (1 + ratio)
+
+
+def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
+    """Looks at windows of the pair through the network, of any number of bands, whose tiles are multiples of stride.
+
+    Raises DataError where a raster cannot be read.
+    """
+    windows = list(_windows(pair))
+    before, after = (_band_tables([(window[side], window[2]) for window in windows]) for side in (0, 1))
+
+    def scores(chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+        """Logarithms of the scores of the valid pixels."""
+        sizes = [window[2].shape for window in chosen]
+        tiles = (
+            (_padded(_looked_up(before, one), stride)[None], _padded(_looked_up(after, other), stride)[None])
+            for one, other, _ in chosen
+        )
+        found = zip(run(tiles), sizes, chosen, strict=True)
+        return np.concatenate(
+            [np.log(_score(result[0, :height, :width, 0]))[valid] for result, (height, width), (*_, valid) in found]
+        )
+
+    every = max(len(windows) // UNRELATED, 1)
+    turned = [(one, other[::-1, ::-1], valid & valid[::-1, ::-1]) for one, other, valid in windows[::every][:UNRELATED]]
+    own, unrelated = scores(windows), scores(turned)
+    if not own.size or not unrelated.size:
+        return PairScale(before, after, 1.0, 0.0)
+    strangers = float(np.median(unrelated))
+    threshold = max(null_threshold(own), strangers + np.log(_FLOOR), np.log(_LEAST_SCORE))
+    changed = own[own >= threshold]
+    remains = float((changed >= threshold + np.log(_HIGHER)).mean()) if changed.size else 0.0
+    alike = 1 - np.exp(float(np.median(own)) - strangers)
+    return PairScale(before, after, float(np.exp(threshold)), remains * float(np.clip(alike / _ALIKE, 0, 1)))
+
+
+def null_threshold(scores: np.ndarray, share: float = _UNCHANGED) -> float:
+    """From where on at most that share of the pixels are unchanged ones; ``scores`` are logarithms, of any shape.
+
+    The unchanged are most of all, and lie alike on both sides of the usual score, the middle of the shortest interval
+    that holds a third of the pixels: those below it tell how many there are above it. What is more there is change. An
+    empirical null with tail-area false discovery rates (Efron 2004), of which only the symmetry is assumed.
+    """
+    ordered = np.sort(scores, axis=None)
+    third = len(ordered) // 3
+    begin = int(np.argmin(ordered[third:] - ordered[: len(ordered) - third]))
+    usual = (ordered[begin] + ordered[begin + third]) / 2
+    steps = np.linspace(usual, ordered[-1], 1024)[1:]
+    found = len(ordered) - np.searchsorted(ordered, steps)
+    unchanged = np.searchsorted(ordered, 2 * usual - steps, side="right")
+    enough = np.flatnonzero(unchanged <= share * found)
+    return float(steps[enough[0]] if len(enough) else ordered[-1])
+
+
+def _windows(pair: Readable) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Before, after and validity of windows on a grid over the pair: all of it, or as many as there may be."""
+    down, across = -(-pair.height // SIDE), -(-pair.width // SIDE)
+    while down * across > WINDOWS:
+        down, across = (down - 1, across) if down > across else (down, across - 1)
+    height, width = min(SIDE, pair.height), min(SIDE, pair.width)
+    for y in np.linspace(0, pair.height - height, down).round().astype(int):
+        before, after, valid = pair.read_at(y, y + height)
+        valid = np.ones(before.shape[:2], bool) if valid is None else valid
+        for x in np.linspace(0, pair.width - width, across).round().astype(int):
+            columns = slice(x, x + width)
+            yield before[:, columns].copy(), after[:, columns].copy(), valid[:, columns].copy()
+
+
+def _band_tables(images: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """uint8 bands x 256: the values of each band brought to BAND_MEAN and BAND_DEVIATION, over the valid pixels."""
+    values = np.arange(256)
+    tables = []
+    for band in range(images[0][0].shape[2]):
+        counts = sum(np.bincount(image[..., band][valid], minlength=256) for image, valid in images)
+        total = max(int(np.sum(counts)), 1)
+        mean = (counts * values).sum() / total
+        deviation = np.sqrt((counts * (values - mean) ** 2).sum() / total)
+        # a band of one value stays one: its noise of less than a grey level is not to become an image
+        table = (values - mean) / max(deviation, 1.0) * BAND_DEVIATION + BAND_MEAN
+        tables.append(np.clip(np.rint(table), 0, 255).astype(np.uint8))
+    return np.stack(tables)
+
+
+def _looked_up(tables: np.ndarray, image: np.ndarray) -> np.ndarray:
+    return np.stack([table[image[..., band]] for band, table in enumerate(tables)], axis=-1)
+
+
+def _padded(image: np.ndarray, stride: int) -> np.ndarray:
+    height, width = (-(-side // stride) * stride for side in image.shape[:2])
+    return np.ascontiguousarray(read_tile(image, 0, 0, height, width))
+
+
+def _score(probability: np.ndarray) -> np.ndarray:
+    """The odds, float32; those of 0 and 1 as finite as the numbers next to them."""
+    bounded = np.clip(probability, 1e-6, 1 - 1e-6, dtype=np.float32)
+    return bounded / (1 - bounded)
