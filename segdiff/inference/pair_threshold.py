@@ -1,7 +1,7 @@
 """What is usual in one pair of images, for models whose score has no fixed scale: bands, threshold and confidence.
 
-All of it is measured on windows at full resolution, spread over the pair, at most ``WINDOWS`` of them however large it
-is: on an overview the features would be those of things of another size, and their differences with them.
+All of it is measured at full resolution, on an overview the features would be those of things of another size: on a
+small pair as a whole, on a large one in windows spread over it, as many pixels however large it is.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,12 @@ from segdiff.inference.runtimes import Batch, Runtime
 from segdiff.inference.tiling import read_tile
 from segdiff.model_files import BAND_DEVIATION, BAND_MEAN
 
-WINDOWS, SIDE = 16, 512
-"""How many windows are looked at, at most, and their side in pixels."""
-UNRELATED = 4
-"""Windows whose image after is turned by half a turn too: how much do places differ that have nothing in common?"""
+PART, PARTS = 1024, 4
+"""Side in pixels and number of the parts, at most, in which a pair is looked at as a whole."""
+SIDE, WINDOWS = 512, 16
+"""Side and number of the windows, at most, that are looked at of a larger one."""
+_UNRELATED = 4
+"""Windows, at most, that are compared with themselves turned by half a turn."""
 
 UNSURE = 0.25
 """Below this confidence nothing can be told: of the pairs that it was looked at on, none had an F1 above 0.2 there."""
@@ -100,9 +102,8 @@ def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
             [np.log(_score(result[0, :height, :width, 0]))[valid] for result, (height, width), (*_, valid) in found]
         )
 
-    every = max(len(windows) // UNRELATED, 1)
-    turned = [(one, other[::-1, ::-1], valid & valid[::-1, ::-1]) for one, other, valid in windows[::every][:UNRELATED]]
-    own, unrelated = scores(windows), scores(turned)
+    own = scores(windows)
+    unrelated = scores([_half_turn(window) for window in windows[:: max(len(windows) // _UNRELATED, 1)][:_UNRELATED]])
     if not own.size or not unrelated.size:
         return PairScale(before, after, 1.0, 0.0)
     strangers = float(np.median(unrelated))
@@ -132,17 +133,36 @@ def null_threshold(scores: np.ndarray, share: float = _UNCHANGED) -> float:
 
 
 def _windows(pair: Readable) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Before, after and validity of windows on a grid over the pair: all of it, or as many as there may be."""
-    down, across = -(-pair.height // SIDE), -(-pair.width // SIDE)
-    while down * across > WINDOWS:
-        down, across = (down - 1, across) if down > across else (down, across - 1)
-    height, width = min(SIDE, pair.height), min(SIDE, pair.width)
-    for y in np.linspace(0, pair.height - height, down).round().astype(int):
-        before, after, valid = pair.read_at(y, y + height)
+    """Before, after and validity of parts that cover the pair, or of windows on a grid over it; none overlap."""
+    down, across = -(-pair.height // PART), -(-pair.width // PART)
+    if down * across <= PARTS:
+        rows, columns = _parts(pair.height, down), _parts(pair.width, across)
+    else:
+        down, across = max(pair.height // SIDE, 1), max(pair.width // SIDE, 1)
+        while down * across > WINDOWS:
+            down, across = (down - 1, across) if down > across else (down, across - 1)
+        rows, columns = _spread(pair.height, down), _spread(pair.width, across)
+    for y0, y1 in rows:
+        before, after, valid = pair.read_at(y0, y1)
         valid = np.ones(before.shape[:2], bool) if valid is None else valid
-        for x in np.linspace(0, pair.width - width, across).round().astype(int):
-            columns = slice(x, x + width)
-            yield before[:, columns].copy(), after[:, columns].copy(), valid[:, columns].copy()
+        for x0, x1 in columns:
+            yield before[:, x0:x1].copy(), after[:, x0:x1].copy(), valid[:, x0:x1].copy()
+
+
+def _parts(length: int, count: int) -> list[tuple[int, int]]:
+    return [(k * length // count, (k + 1) * length // count) for k in range(count)]
+
+
+def _spread(length: int, count: int) -> list[tuple[int, int]]:
+    side = min(SIDE, length)
+    starts = np.linspace(0, length - side, count).round().astype(int)
+    return [(int(start), int(start) + side) for start in starts]
+
+
+def _half_turn(window: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A window whose image after is turned by half a turn: places that have nothing in common."""
+    before, after, valid = window
+    return before, after[::-1, ::-1], valid & valid[::-1, ::-1]
 
 
 def _band_tables(images: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

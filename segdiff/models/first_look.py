@@ -83,7 +83,9 @@ def build_first_look() -> ChangeDetector:
     pixels = RootMeanSquareDifference(dtype="float32", name="pixels")(before, after)
     logarithms = {}
     for side in _AROUND:
-        around = keras.layers.AveragePooling2D(side, 1, "same", dtype="float32", name=f"around{side}")(pixels)
+        # along each axis by itself: the same mean, of 2 n pixels instead of n n
+        across = keras.layers.AveragePooling2D((1, side), 1, "same", dtype="float32", name=f"across{side}")(pixels)
+        around = keras.layers.AveragePooling2D((side, 1), 1, "same", dtype="float32", name=f"around{side}")(across)
         logarithms[f"around{side}"] = LogRatio(BAND_DEVIATION, dtype="float32", name=f"log_around{side}")(around)
     features = list(zip(encoder(before), encoder(after), strict=True))
     for level in sorted(set(_LEVELS)):
