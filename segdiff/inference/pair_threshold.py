@@ -6,7 +6,7 @@ small pair as a whole, on a large one in windows spread over it, as many pixels 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,8 +26,9 @@ UNSURE = 0.25
 
 _UNCHANGED = 0.1
 """The share of the change that may be none: higher scores are asked for until it is no more."""
-_FLOOR = 0.75
-"""What differs by less than this part of what unrelated places do is no change, however quiet the rest is."""
+_FLOOR, _CEILING = 0.75, 1.25
+"""What differs by less than this part of what unrelated places do is no change, however quiet the rest is; what differs
+by more than that part is, however unquiet."""
 _LEAST_SCORE = 0.2
 """No threshold is lower: a score of 1 is about one standard deviation, in the pixels and in the features."""
 _ALIKE = 0.1
@@ -64,8 +65,8 @@ class PairScale:
     """The score from which a pixel is change."""
     confidence: float
     """0..1: the share of the change that remains at a threshold a tenth higher, so how little it hangs on where exactly
-    the threshold is; less, down to 0, where the two images are hardly more alike than any two places; 0 without
-    change."""
+    the threshold is; less, down to 0, the more of it is there by chance, and where the two images are hardly more alike
+    than any two places; 0 without change."""
 
     def normalised(self, tile: Batch) -> Batch:
         """Both images with bands of the mean and deviation that the network expects."""
@@ -107,29 +108,43 @@ def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
     if not own.size or not unrelated.size:
         return PairScale(before, after, 1.0, 0.0)
     strangers = float(np.median(unrelated))
-    threshold = max(null_threshold(own), strangers + np.log(_FLOOR), np.log(_LEAST_SCORE))
+    unchanged = Unchanged(own)
+    threshold = min(unchanged.threshold(), strangers + np.log(_CEILING))
+    threshold = max(threshold, strangers + np.log(_FLOOR), np.log(_LEAST_SCORE))
     changed = own[own >= threshold]
     remains = float((changed >= threshold + np.log(_HIGHER)).mean()) if changed.size else 0.0
-    alike = 1 - np.exp(float(np.median(own)) - strangers)
-    return PairScale(before, after, float(np.exp(threshold)), remains * float(np.clip(alike / _ALIKE, 0, 1)))
+    alike = (1 - np.exp(float(np.median(own)) - strangers)) / _ALIKE
+    beyond_chance = (1 - unchanged.share(threshold)) / (1 - _UNCHANGED) if threshold > unchanged.usual else 0.0
+    confidence = remains * np.clip(alike, 0, 1) * np.clip(beyond_chance, 0, 1)
+    return PairScale(before, after, float(np.exp(threshold)), float(confidence))
 
 
-def null_threshold(scores: np.ndarray, share: float = _UNCHANGED) -> float:
-    """From where on at most that share of the pixels are unchanged ones; ``scores`` are logarithms, of any shape.
+class Unchanged:
+    """The unchanged pixels of a pair, of which nobody knows which they are; ``scores`` are logarithms, of any shape.
 
-    The unchanged are most of all, and lie alike on both sides of the usual score, the middle of the shortest interval
-    that holds a third of the pixels: those below it tell how many there are above it. What is more there is change. An
-    empirical null with tail-area false discovery rates (Efron 2004), of which only the symmetry is assumed.
+    They are most of all, and lie alike on both sides of the usual score, the middle of the shortest interval that holds
+    a third of the pixels: those below it tell how many there are above it. What is more there is change. An empirical
+    null with tail-area false discovery rates (Efron 2004), of which only the symmetry is assumed.
     """
-    ordered = np.sort(scores, axis=None)
-    third = len(ordered) // 3
-    begin = int(np.argmin(ordered[third:] - ordered[: len(ordered) - third]))
-    usual = (ordered[begin] + ordered[begin + third]) / 2
-    steps = np.linspace(usual, ordered[-1], 1024)[1:]
-    found = len(ordered) - np.searchsorted(ordered, steps)
-    unchanged = np.searchsorted(ordered, 2 * usual - steps, side="right")
-    enough = np.flatnonzero(unchanged <= share * found)
-    return float(steps[enough[0]] if len(enough) else ordered[-1])
+
+    def __init__(self, scores: np.ndarray):
+        self._ordered = ordered = np.sort(scores, axis=None)
+        third = len(ordered) // 3
+        begin = int(np.argmin(ordered[third:] - ordered[: len(ordered) - third]))
+        self.usual = float(ordered[begin] + ordered[begin + third]) / 2
+
+    def share(self, threshold: Any) -> Any:
+        """How much of what reaches the thresholds, each above the usual score, is unchanged: 0..1."""
+        found = len(self._ordered) - np.searchsorted(self._ordered, threshold)
+        unchanged = np.searchsorted(self._ordered, 2 * self.usual - np.asarray(threshold), side="right")
+        return np.minimum(unchanged / np.maximum(found, 1), 1.0)
+
+    def threshold(self, share: float = _UNCHANGED) -> float:
+        """The lowest from which on at most that share is unchanged."""
+        highest = float(self._ordered[-1])
+        steps = np.linspace(self.usual, highest, 1024)[1:]
+        enough = np.flatnonzero(self.share(steps) <= share)
+        return float(steps[enough[0]]) if len(enough) else highest
 
 
 def _windows(pair: Readable) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
