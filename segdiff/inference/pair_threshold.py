@@ -104,10 +104,13 @@ def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
         )
 
     own = scores(windows)
-    unrelated = scores([_half_turn(window) for window in windows[:: max(len(windows) // _UNRELATED, 1)][:_UNRELATED]])
-    if not own.size or not unrelated.size:
+    if not own.size:
         return PairScale(before, after, 1.0, 0.0)
-    strangers = float(np.median(unrelated))
+    fullest = max(int(valid.sum()) for *_, valid in windows)
+    full = [window for window in windows if 2 * int(window[2].sum()) > fullest]
+    unrelated = scores([_half_turn(window) for window in full[:: max(len(full) // _UNRELATED, 1)][:_UNRELATED]])
+    # where what holds data overlaps itself nowhere, the pair is taken to be of two places: nothing can be told
+    strangers = float(np.median(unrelated if unrelated.size else own))
     unchanged = Unchanged(own)
     threshold = min(unchanged.threshold(), strangers + np.log(_CEILING))
     threshold = max(threshold, strangers + np.log(_FLOOR), np.log(_LEAST_SCORE))
@@ -175,8 +178,9 @@ def _spread(length: int, count: int) -> list[tuple[int, int]]:
 
 
 def _half_turn(window: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A window whose image after is turned by half a turn: places that have nothing in common."""
-    before, after, valid = window
+    """What of a window holds data, the image after turned by half a turn: places that have nothing in common."""
+    rows, columns = (np.flatnonzero(window[2].any(axis=axis)) for axis in (1, 0))
+    before, after, valid = (one[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] for one in window)
     return before, after[::-1, ::-1], valid & valid[::-1, ::-1]
 
 

@@ -399,6 +399,10 @@ class Detector:
         """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
         if resolution is not None and not 0 < resolution < math.inf:
             raise ValueError(f"resolution is {resolution}, it must be above 0: metres per pixel")
+        if resolution is not None and self.settings.relative:
+            raise ValueError(
+                f"resolution is {resolution:g}, and {self.path} takes images of any as they are: leave it out"
+            )
         if threshold is not None and not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}, it must lie above 0 and below 1")
         tile = self.settings.tile if tile is None else tile

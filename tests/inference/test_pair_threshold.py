@@ -128,6 +128,29 @@ def test_noise_alone_tells_nothing():
     assert result.confidence < pair_threshold.UNSURE
 
 
+def test_what_stands_out_of_two_places_without_anything_in_common_is_not_to_be_trusted():
+    before, after = (np.random.default_rng(seed).integers(0, 256, (90, 90, 3), np.uint8) for seed in range(2))
+    after[20:40, 20:60] = np.where(before[20:40, 20:60] > 127, 0, 255)
+    result = detector().predict(before, after)
+    assert result.mask[22:38, 22:58].mean() > 0.9  # the threshold is not at fault
+    assert result.mask.mean() < 0.15
+    assert result.confidence < pair_threshold.UNSURE
+
+
+def test_pixels_without_data_change_neither_bands_nor_threshold():
+    before, after = scene(), later(with_object(scene()))
+    alone = measure_pair(LoadedPair(before[:, 80:], after[:, 80:]), around, 4)
+    before[:, :80], after[:, :80] = 0, scene(seed=7)[:, :80]
+    valid = np.ones((150, 200), bool)
+    valid[:, :80] = False
+    among = measure_pair(LoadedPair(before, after, valid=valid), around, 4)
+    np.testing.assert_array_equal(among.before, alone.before)
+    np.testing.assert_array_equal(among.after, alone.after)
+    assert among.threshold == pytest.approx(alone.threshold, rel=0.05)
+    everything = measure_pair(LoadedPair(before, after), around, 4)
+    assert everything.threshold > 1.2 * alone.threshold
+
+
 def test_models_with_a_threshold_of_their_own_tell_no_confidence():
     assert detector(relative=False).predict(scene(), scene()).confidence is None
 
@@ -179,6 +202,11 @@ def test_images_of_other_bands_are_refused_and_grey_is_taken_as_rgb():
         detector().predict(scene(), scene(bands=4))
     grey = scene(bands=1)
     assert not detector().predict(grey[..., 0], grey.repeat(3, axis=2)).mask.any()
+
+
+def test_a_ground_resolution_is_refused():
+    with pytest.raises(ValueError, match=r"resolution is 0\.5, and .* takes images of any as they are: leave it out"):
+        detector().predict(scene(), scene(), resolution=0.5)
 
 
 def test_it_predicts_with_no_other_model():
