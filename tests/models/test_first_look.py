@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import segdiff
+from data_pipelines.decoding import read_mask
 from data_pipelines.synthetic import draw_scene
 from segdiff.cli import app
 from segdiff.inference.export_model import export_model
@@ -172,6 +173,16 @@ def test_predict_writes_the_confidence_and_names_the_pairs_of_which_nothing_can_
     assert float(rows["built"]["confidence"]) > 0.5
     assert float(rows["built"]["changed_fraction"]) > 0.02
     assert json.loads(predict("out", "--json").stdout)["unsure"] == ["same"]  # of pairs that are done already, too
+
+
+def test_a_real_pair_of_six_bands(detector, shared: Path):
+    data = shared / "data" / "landsat_taizhou"
+    result = detector.predict(data / "A" / "taizhou.tif", data / "B" / "taizhou.tif")
+    truth = read_mask(data / "label" / "taizhou.png")
+    found, known = result.mask == 1, truth != 255
+    right = (found & (truth == 1)).sum()
+    assert 2 * right / ((found & known).sum() + (truth == 1).sum()) > 0.92  # 0.910 has the change vector
+    assert result.confidence > 0.5
 
 
 def test_it_is_not_exported(model, tmp_path: Path, monkeypatch):
