@@ -13,9 +13,10 @@ import cv2
 class Augmentation:
     """Augments pairs, each from a seed of its own, so that a run is repeatable whatever thread does the work.
 
-    The numbers are those of the configuration's ``data.augmentation``: ``flip``, ``scale`` (fraction), ``rotate``
-    (degrees), ``brightness``, ``contrast``, ``hue``, ``saturation``, ``noise`` (fractions of the full range), ``blur``
-    (pixels), ``jpeg`` (lowest quality or None), ``misregistration`` (pixels). 0, None and False switch one off.
+    The numbers are those of the configuration's ``data.augmentation``: ``flip``, ``swap``, ``scale`` (fraction),
+    ``rotate`` (degrees), ``brightness``, ``contrast``, ``gamma``, ``band_gain``, ``hue``, ``saturation``, ``noise``
+    (fractions), ``blur`` (pixels), ``jpeg`` (lowest quality or None), ``misregistration`` (pixels). 0, None and False
+    switch one off.
     """
 
     def __init__(
@@ -23,10 +24,13 @@ class Augmentation:
         *,
         bands: int,
         flip: bool = False,
+        swap: bool = False,
         scale: float = 0.0,
         rotate: float = 0.0,
         brightness: float = 0.0,
         contrast: float = 0.0,
+        gamma: float = 0.0,
+        band_gain: float = 0.0,
         hue: float = 0.0,
         saturation: float = 0.0,
         noise: float = 0.0,
@@ -38,10 +42,10 @@ class Augmentation:
             raise ValueError(f"hue and saturation need 3 bands, the images have {bands}: set both to 0")
         if jpeg is not None and bands not in (1, 3):
             raise ValueError(f"jpeg needs 1 or 3 bands, the images have {bands}: set it to null")
-        self._misregistration = misregistration
+        self._swap, self._misregistration = swap, misregistration
         self._geometry = lambda: A.Compose(_geometry(flip, scale, rotate), additional_targets={"after": "image"})
         self._photometry = lambda: A.Compose(
-            _photometry(brightness, contrast, hue, saturation, noise, blur, jpeg), seed=0
+            _photometry(brightness, contrast, gamma, band_gain, hue, saturation, noise, blur, jpeg), seed=0
         )
         # A Compose holds its random state: one for each thread
         self._of_thread = threading.local()
@@ -56,6 +60,8 @@ class Augmentation:
         geometry.set_random_seed(int(rng.integers(2**31)))
         moved = geometry(image=before, after=after, mask=mask)
         before, after, mask = moved["image"], moved["after"], moved["mask"]
+        if self._swap and rng.random() < 0.5:
+            before, after = after, before
         if self._misregistration:
             before = _shift(before, rng.uniform(-self._misregistration, self._misregistration, 2))
         if photometry.transforms:
@@ -86,11 +92,24 @@ def _geometry(flip: bool, scale: float, rotate: float) -> list[A.BasicTransform]
 
 
 def _photometry(
-    brightness: float, contrast: float, hue: float, saturation: float, noise: float, blur: float, jpeg: int | None
+    brightness: float,
+    contrast: float,
+    gamma: float,
+    band_gain: float,
+    hue: float,
+    saturation: float,
+    noise: float,
+    blur: float,
+    jpeg: int | None,
 ) -> list[A.BasicTransform]:
     transforms: list[A.BasicTransform] = []
     if brightness or contrast:
         transforms.append(A.RandomBrightnessContrast((-brightness, brightness), (-contrast, contrast), p=0.8))
+    if gamma:
+        transforms.append(A.RandomGamma(gamma_limit=(100 / (1 + gamma), 100 * (1 + gamma)), p=0.5))
+    if band_gain:
+        gains = (1 - band_gain, 1 + band_gain)
+        transforms.append(A.MultiplicativeNoise(multiplier=gains, per_channel=True, elementwise=False, p=0.5))
     if hue or saturation:
         shift, stretch = round(180 * hue), round(255 * saturation)
         transforms.append(A.HueSaturationValue((-shift, shift), (-stretch, stretch), (0, 0), p=0.5))

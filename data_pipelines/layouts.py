@@ -195,7 +195,7 @@ def _from_shards(root: Path) -> DataSet:
 
 
 def _from_folders(root: Path, roles: dict[str, Path]) -> DataSet:
-    pairs, known, faults = _labelled_pairs(root, roles, "all")
+    pairs, known, faults = labelled_pairs(root, roles, "all")
     layout = _role_names(roles)
     notes = _left_alone(root, {*roles.values(), _subfolder(root, "list"), _subfolder(root, "boxes")})
     if list_folder := _subfolder(root, "list"):
@@ -220,7 +220,7 @@ def _from_split_folders(root: Path, split_folders: dict[str, Path]) -> DataSet:
         labelled, unlabelled = _role_folders(folder)
         if labelled:
             roles = _only(folder, labelled)
-            split_pairs, _, split_faults = _labelled_pairs(folder, roles, split)
+            split_pairs, _, split_faults = labelled_pairs(folder, roles, split)
             pairs += split_pairs
             faults += split_faults
             notes += _left_alone(folder, {*roles.values(), _subfolder(folder, "boxes")})
@@ -248,7 +248,8 @@ def _in_two_splits(pairs: list[Pair]) -> list[tuple[Pair, Pair]]:
     ]
 
 
-def _labelled_pairs(parent: Path, roles: dict[str, Path], split: str) -> tuple[list[Pair], set[str], list[Fault]]:
+def labelled_pairs(parent: Path, roles: dict[str, Path], split: str) -> tuple[list[Pair], set[str], list[Fault]]:
+    """Join the folders "before image", "after image" and "mask" in `parent` by stem: pairs, all names, the faults."""
     complete, known, faults = _join(parent, roles)
     boxes: dict[str, Path] = {}
     if folder := _subfolder(parent, "boxes"):

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import tensorflow as tf
+from albumentations.augmentations.geometric import functional as geometry
 
 from data_pipelines import IGNORE
 from data_pipelines.augmentation import Augmentation
@@ -178,19 +180,29 @@ class CropPlan:
     positive_fraction: float
     seed: int
     roots: tuple[tuple[int, ...], ...]
-    """Indices into the store, one group a data root."""
+    """Indices into the store, one group a data root; one that stands there n times is taken n times a round."""
     weights: tuple[float, ...]
     """Share of each root in the crops of an epoch, any scale."""
+    resolution: tuple[float, float] | None = None
+    """Metres per pixel of the crops, drawn between the two for each, evenly on a scale of ratios; None: as they are."""
+    ground: tuple[float, ...] = ()
+    """Metres per pixel of the pairs of each root, where ``resolution`` is given."""
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches an epoch, the last one possibly smaller."""
         return -(-self.crops_per_epoch // self.batch)
 
+    def __post_init__(self) -> None:
+        if self.resolution is not None and len(self.ground) != len(self.roots):
+            raise ValueError(
+                f"resolution is {self.resolution}: ground must say that of each of {len(self.roots)} roots"
+            )
+
     def epoch_order(self, epoch: int) -> np.ndarray:
         """Store indices of the crops of an epoch, in order.
 
-        Each root is gone through in shuffled rounds, round after round over the epochs, so that no pair of it is
+        Each root is gone through in shuffled rounds, round after round over the epochs, so that no entry of it is
         taken twice before every other has been taken once.
         """
         shares = np.asarray(self.weights) / np.sum(self.weights) * self.crops_per_epoch
@@ -204,6 +216,15 @@ class CropPlan:
                 order.append(shuffled[max(start - turn * size, 0) : start + quota - turn * size])
         together = np.concatenate(order)
         return together if len(self.roots) == 1 else np.random.default_rng([self.seed, 2, epoch]).permutation(together)
+
+
+def turns(shapes: Sequence[tuple[int, int]], crop: int) -> list[int]:
+    """How often pairs of these shapes, (height, width), are taken in a round: by the crops that fit, the smallest once.
+
+    Else, beside small ones, most of what is in the large pairs would hardly be seen.
+    """
+    crops = [max(height * width / crop**2, 1.0) for height, width in shapes]
+    return [round(fit / min(crops)) for fit in crops]
 
 
 @dataclass(frozen=True)
@@ -236,6 +257,7 @@ def training_batches(
     """
 
     epoch_order = functools.lru_cache(maxsize=4)(plan.epoch_order)
+    ground = {index: metres for root, metres in zip(plan.roots, plan.ground, strict=False) for index in root}
 
     def load(step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, within = divmod(int(step), plan.steps_per_epoch)
@@ -244,7 +266,8 @@ def training_batches(
         crops = []
         for position in positions[part.rows(len(positions))]:
             rng = np.random.default_rng([plan.seed, 3, epoch, position])
-            crops.append(augmentation(*_cut(store[int(epoch_order(epoch)[position])], plan, rng), rng))
+            index = int(epoch_order(epoch)[position])
+            crops.append(augmentation(*_cut(store[index], plan, ground.get(index), rng), rng))
         return _stacked(crops, plan.crop, plan.crop, store.bands)
 
     size = part.size({plan.batch, plan.crops_per_epoch % plan.batch or plan.batch})
@@ -274,19 +297,37 @@ def _stacked(
     return before, after, mask
 
 
-def _cut(example: Example, plan: CropPlan, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cut(
+    example: Example, plan: CropPlan, ground: float | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A crop at a random place, or around a changed pixel; an image that is too small is mirrored around."""
+    side = plan.crop
+    if plan.resolution is not None:
+        assert ground is not None, "as the plan has promised"
+        drawn = np.exp(rng.uniform(*np.log(plan.resolution)))
+        side = max(round(plan.crop * drawn / ground), 1)
     height, width = example.mask.shape
     around = rng.random() < plan.positive_fraction and len(example.changed) > 0
     if around:
         target = example.changed[rng.integers(len(example.changed))]
     origin = []
     for axis, size in enumerate((height, width)):
-        room = max(size - plan.crop, 0)
-        first = target[axis] - rng.integers(plan.crop) if around else rng.integers(room + 1)
+        room = max(size - side, 0)
+        first = target[axis] - rng.integers(side) if around else rng.integers(room + 1)
         origin.append(int(np.clip(first, 0, room)))
-    window = (slice(origin[0], origin[0] + plan.crop), slice(origin[1], origin[1] + plan.crop))
-    return _fill(example.before[window], example.after[window], example.mask[window], plan.crop, plan.crop)
+    window = (slice(origin[0], origin[0] + side), slice(origin[1], origin[1] + side))
+    cut = _fill(example.before[window], example.after[window], example.mask[window], side, side)
+    return cut if side == plan.crop else _resized(*cut, plan.crop)
+
+
+def _resized(
+    before: np.ndarray, after: np.ndarray, mask: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three at another size: images down by the mean over the area and up bilinearly, masks by nearest pixels."""
+    how = cv2.INTER_AREA if side < len(mask) else cv2.INTER_LINEAR
+    # not cv2.resize, which takes four bands at most
+    before, after = (geometry.resize(image, (side, side), interpolation=how) for image in (before, after))
+    return before, after, cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _fill(

@@ -345,6 +345,54 @@ def pack(
     )
 
 
+@app.command(rich_help_panel="Data")
+def prepare(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="levir_cd, whu_cd, dsifn, clcd, oscd, air_change or deeppcb: also its configuration."
+        ),
+    ],
+    src: Annotated[Path, typer.Argument(metavar="SRC", help="Folder that it was downloaded to, unpacked.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for train, val and test.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the prepared data set in OUT.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Bring a published data set, as downloaded, into the layout of DATA, by the protocol that papers compare on."""
+    from data_pipelines.published.preparing import DATA_SETS, require_free
+    from data_pipelines.published.preparing import prepare as prepare_data
+    from segdiff.config import ConfigError
+    from segdiff.files import new_folder
+
+    screen = _Screen(as_json, quiet)
+    if name not in DATA_SETS:
+        raise ConfigError(f"{name}: no such data set; allowed are {', '.join(DATA_SETS)}")
+    _require_there(src)
+    if not src.is_dir():
+        raise ConfigError(f"{src}: is a file; unpack it, and give the folder")
+    try:
+        require_free(out, overwrite=overwrite)
+    except FileExistsError as error:
+        raise ConfigError(str(error)) from error
+    with new_folder(out, replace=overwrite) as folder, screen.progress("preparing") as update:
+        prepared = prepare_data(name, src, folder, on_progress=update)
+
+    def render(console: Console) -> None:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("split", "pairs", "published"):
+            table.add_column(column, justify="left" if column == "split" else "right")
+        for split, count in prepared.published.items():
+            table.add_row(split, f"{prepared.pairs.get(split, 0):,}", f"{count:,}")
+        console.print(table)
+        for note in prepared.notes:
+            console.print(f"note: {note}", markup=False)
+        console.print(f"{sum(prepared.pairs.values()):,} pairs in {out}", markup=False)
+
+    screen.result({"out": out, **asdict(prepared)}, render)
+
+
 def _require_two(before: Path, after: Path) -> None:
     """What is not two image files or two folders is a wrong call."""
     from data_pipelines.layouts import DataError, pair_of_files
@@ -481,6 +529,48 @@ def _train(
             config, run, resume=resume, workers=workers, index=index, draw=pair_sheet, show=show_outcome,
             post_process=postprocess_mask, say=screen.say, on_progress=update,
         )  # fmt: skip
+
+
+@app.command(rich_help_panel="Models")
+def models(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """List the models that ship: a name goes wherever MODEL does. Each has a card that says how good it is."""
+    from segdiff.released import HASH_SHOWN, released_models
+
+    released = released_models()
+
+    def render(console: Console) -> None:
+        for model in released:
+            trained = model.settings.ground_resolution
+            facts = {
+                "bands": "any number" if model.bands is None else str(model.bands),
+                "classes": ", ".join(model.settings.classes[1:]) if len(model.settings.classes) > 2 else "",
+                "resolution": " to ".join(f"{side:g}" for side in sorted(set(trained))) + " m" if trained else "",
+                "in short": model.evidence,
+                "file": f"{model.file}, {model.size / 10**6:.1f} MB, sha256 {model.sha256[:HASH_SHOWN]}",
+                "card": str(model.card),
+            }
+            console.print(Text.assemble((model.name, "bold"), ": ", model.summary))
+            for name, fact in facts.items():
+                if fact:
+                    console.print(Text.assemble((f"  {name:<12}", "dim"), fact))
+            console.print()
+        console.print(f"segdiff predict {released[0].name} BEFORE AFTER --out OUT", markup=False)
+
+    listed = [
+        {
+            "name": model.name,
+            "summary": model.summary,
+            "in_short": model.evidence,
+            "file": model.file,
+            "card": model.card,
+            "bytes": model.size,
+            "sha256": model.sha256,
+            "bands": model.bands,
+            **asdict(model.settings),
+        }
+        for model in released
+    ]
+    _Screen(as_json, quiet).result({"models": listed}, render)
 
 
 @app.command(rich_help_panel="Models")
@@ -740,11 +830,17 @@ def _evaluate(
         "threshold": detector.settings.threshold,
         "post_processing": asdict(detector.post_processing),
         **board.scores(),
+        "intervals": board.intervals(),
         "failed": errors,
     }
     if object_board:
         truth_from = "boxes" if boxes else "masks"
-        figures["objects"] = {**asdict(object_board.options), "truth": truth_from, **object_board.scores()}
+        figures["objects"] = {
+            **asdict(object_board.options),
+            "truth": truth_from,
+            **object_board.scores(),
+            "intervals": object_board.intervals(),
+        }
     if out is not None:
         with write_whole(out / "metrics.json") as temporary:
             temporary.write_text(json.dumps(figures, indent=2, default=str) + "\n", encoding="utf-8")
@@ -819,7 +915,9 @@ def _render_scores(console: Console, scores: dict[str, Any]) -> None:
     label = "mean" if len(scores["classes"]) > 2 else "change"
     table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
     console.print(table)
-    console.print(f"over {scores['pairs']} pairs of split {scores['split']}", markup=False)
+    low, high = scores["intervals"]["f1"]
+    sure = f"; F1 {low:.3f} to {high:.3f} in 95 % of drawings of as many" if scores["pairs"] > 1 else ""
+    console.print(f"over {scores['pairs']} pairs of split {scores['split']}{sure}", markup=False)
 
 
 def _render_objects(console: Console, objects: dict[str, Any]) -> None:
@@ -845,6 +943,9 @@ def _render_objects(console: Console, objects: dict[str, Any]) -> None:
         f"join {objects['join']}, pad {objects['pad']}, minimum area {objects['minimum_area']} pixels",
         markup=False,
     )
+    spans = {name: objects["intervals"][key] for name, key in (("F1", "f1"), ("mAP", "map"))}
+    shown = ", ".join(f"{name} {span[0]:.3f} to {span[1]:.3f}" for name, span in spans.items() if span)
+    console.print(f"over pairs drawn anew, 95 %: {shown}", markup=False)
 
 
 @app.command(rich_help_panel="Prediction")

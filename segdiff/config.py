@@ -46,10 +46,13 @@ class AugmentationConfig(_Section):
     """Random changes of the training crops. Geometry is the same for before, after and mask; photometry is not."""
 
     flip: bool = Field(True, description="the eight flips and quarter turns")
+    swap: bool = Field(False, description="before and after change places in half of the crops")
     scale: float = Field(0.0, ge=0, lt=1, description="zoom by up to this fraction in or out")
     rotate: float = Field(0.0, ge=0, le=180, description="turn by up to this many degrees")
     brightness: float = Field(0.2, ge=0, le=1, description="largest change of brightness, of the full range")
     contrast: float = Field(0.2, ge=0, le=1, description="largest relative change of contrast")
+    gamma: float = Field(0.0, ge=0, le=3, description="largest relative change of the exponent of grey values")
+    band_gain: float = Field(0.0, ge=0, lt=1, description="largest relative change of each band by itself")
     hue: float = Field(0.0, ge=0, le=0.5, description="largest turn of hue, of the full circle (3 bands only)")
     saturation: float = Field(
         0.0, ge=0, le=1, description="largest change of saturation, of the full range (3 bands only)"
@@ -82,6 +85,10 @@ class DataConfig(_Section):
     classes: tuple[str, ...] | None = Field(None, min_length=2, description="names of the classes, 0 first")
     ignore: int | None = Field(None, ge=1, le=255, description="mask value of pixels without truth")
     crop: int = Field(256, ge=16, le=4096, description="side of the training crops, in pixels")
+    crop_resolution: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="metres per pixel between which each crop's are drawn; needs those of the data; null: as they are",
+    )
     positive_crop_fraction: float = Field(0.5, ge=0, le=1, description="share of the crops laid around a changed pixel")
     cache: Literal["memory", "disk", "none"] = Field(
         "memory", description="where decoded images are kept: memory, disk or none"

@@ -1,23 +1,28 @@
 """Every released checkpoint loads, is small, and has a card that speaks of this very file."""
 
-import hashlib
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import segdiff
+from segdiff import released
+from segdiff.cli import app
+from segdiff.model_files import ModelError
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 
 
-@pytest.mark.parametrize("file", sorted(CHECKPOINTS.glob("*.keras")), ids=lambda file: file.stem)
-def test_checkpoint_has_its_card_and_predicts(file: Path):
-    card = file.with_suffix(".md").read_text()
-    assert hashlib.sha256(file.read_bytes()).hexdigest() in card
-    assert file.stat().st_size < 25e6
-    detector = segdiff.load(file.stem)  # by its shipped name
-    assert detector.path == file
+@pytest.mark.parametrize("model", released.released_models(), ids=lambda model: model.name)
+def test_checkpoint_has_its_card_and_predicts(model: released.ReleasedModel):
+    assert model.size == model.file.stat().st_size < 25e6
+    detector = segdiff.load(model.name)
+    assert detector.path == model.file
+    assert detector.bands == (model.bands or detector.bands)
+    assert detector.settings.classes == model.settings.classes
     image = np.full((96, 80, detector.bands or 3), 200, np.uint8)
     assert not detector.predict(image, image).mask.any()
 
@@ -31,3 +36,43 @@ def test_deeppcb_binary_finds_the_defects_of_a_real_board(shared: Path):
     for x1, y1, x2, y2 in (map(int, box) for box in boxes):
         assert result.mask[y1:y2, x1:x2].any()
     assert 0.0005 < result.mask.mean() < 0.02
+
+
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a release with one model, and its card."""
+    for file in CHECKPOINTS.glob("deeppcb_binary.*"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(released, "shipped", lambda folder: tmp_path)
+    return tmp_path / "deeppcb_binary.md"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("c73f4bae", "c73f4baf", "speaks of another file than deeppcb_binary.keras, whose sha256 is c73f4bae"),
+        ("# deeppcb_binary: ", "# ", "its first line must be '# deeppcb_binary: '"),
+        ("| in short |", "| short |", "lacks the row 'in short'"),
+    ],
+)
+def test_a_card_that_does_not_fit_its_model_is_named(copied: Path, old, new, said):
+    copied.write_text(copied.read_text().replace(old, new))
+    with pytest.raises(ModelError, match=r"deeppcb_binary\.md: .*" + said):
+        released.released_models()
+
+
+def test_a_model_without_card_is_named(copied: Path):
+    copied.unlink()
+    with pytest.raises(ModelError, match=r"deeppcb_binary\.keras: has no card deeppcb_binary\.md"):
+        released.released_models()
+
+
+def test_models_lists_each_with_its_evidence():
+    shown = CliRunner().invoke(app, ["models"]).output
+    listed = json.loads(CliRunner().invoke(app, ["models", "--json"]).output)["models"]
+    assert [entry["name"] for entry in listed] == sorted(file.stem for file in CHECKPOINTS.glob("*.keras"))
+    for entry in listed:
+        assert f"{entry['name']}: {entry['summary']}" in shown
+        assert entry["in_short"] in shown.replace("\n", " ")
+        assert Path(entry["card"]).is_file()
+        assert entry["sha256"][:12] in shown

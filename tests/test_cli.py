@@ -21,6 +21,7 @@ import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 
+from data_pipelines.published.preparing import DATA_SETS
 from data_pipelines.synthetic import write_scenes
 from segdiff import cli
 from segdiff.config import EncoderConfig, ModelConfig, load_config
@@ -32,8 +33,22 @@ from segdiff.model_files import PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
+from tests.data_pipelines.published.downloads import clcd
 
-COMMANDS = ["demo", "synth", "check", "pack", "train", "export", "evaluate", "predict", "report", "serve", "overlay"]
+COMMANDS = [
+    "demo",
+    "synth",
+    "check",
+    "prepare",
+    "pack",
+    "train",
+    "export",
+    "evaluate",
+    "predict",
+    "report",
+    "serve",
+    "overlay",
+]
 NOISE = re.compile(r"tensorflow|oneDNN|cuda|rebuild|absl|^[EWI]\d{4} |WARNING|Warning", re.MULTILINE)
 
 
@@ -128,6 +143,8 @@ WRONG_CALLS = {
     "export nowhere --format tflite --out {}": ["nowhere", "shipped are"],
     "export m --format pickle --out {}": ["pickle", "savedmodel"],
     "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],
+    "prepare bogus . {}": ["bogus", "allowed are levir_cd, whu_cd"],
+    "prepare clcd nowhere {}": ["nowhere", "no such file or folder"],
     "report {}": ["there is no such folder", "prediction folder"],
 }
 
@@ -245,6 +262,35 @@ def test_pack_makes_a_set_that_every_command_takes_for_data(here, tiny_run, tmp_
     (tmp_path / "half" / "A").mkdir(parents=True)
     assert here("pack", tmp_path / "half", tmp_path / "out")[0] == cli.FAULTS
     assert not (tmp_path / "out").exists()
+
+
+def test_prepare_replaces_what_it_made_when_the_new_is_whole_and_nothing_else(here, tmp_path):
+    assert all(name in here("prepare", "--help")[1] for name in DATA_SETS)
+    clcd(tmp_path / "src")
+    out = tmp_path / "data" / "clcd"
+    (tmp_path / "clcd.zip").touch()
+    status, _, err = here("prepare", "clcd", tmp_path / "clcd.zip", out)
+    assert status == cli.WRONG_CALL
+    require_one_line(err, "clcd.zip", "unpack it")
+    call = ("prepare", "clcd", tmp_path / "src", out)
+    assert here(*call, "-q")[0] == 0
+    status, said, err = here(*call)
+    assert (status, said) == (cli.WRONG_CALL, "")
+    require_one_line(err, out, "--overwrite")
+
+    test = tmp_path / "src" / "CLCD" / "test"
+    (test / "label" / "00000.png").unlink()
+    status, _, err = here(*call, "--overwrite", "-q")
+    assert status == cli.FAULTS
+    require_one_line(err, test / "label")
+    assert len(list(out.rglob("*.png"))) == 9
+    shutil.rmtree(test)
+    status, said, err = here(*call, "--overwrite")
+    assert (status, err) == (0, "")
+    assert "note: not the whole data set: train 1 of 360, val 1 of 120, no test\n" in said
+    assert said.endswith(f"2 pairs in {out}\n")
+    assert not (out / "test").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["clcd"]
 
 
 def picture_of(path: Path) -> np.ndarray:

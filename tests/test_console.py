@@ -116,7 +116,9 @@ def test_tables_of_long_names_and_large_numbers_are_whole_at_80_columns():
     counts = {"support": 1_234_567, "found": 123_456, "right": 1}
     names = ("background", "new residential building under construction", "water [red]")
     scores = {"classes": dict.fromkeys(names, rates), **rates, "kappa": -0.001, "accuracy": 1.0, "pairs": 3}
+    scores["intervals"] = {"f1": [0.4, 0.6]}
     objects = {"classes": {name: {**rates, "ap": None, **counts} for name in names[1:]}, **rates, "map": 0.5, **counts}
+    objects["intervals"] = {"f1": [0.4, 0.6], "map": None}
     shown = io.StringIO()
     console = Console(file=shown, width=80, soft_wrap=True, highlight=False)
     cli._render_scores(console, {**scores, "split": "val"})

@@ -11,6 +11,7 @@ from data_pipelines.decoding import read_mask
 from data_pipelines.layouts import DataError, DataSet, Pair
 from data_pipelines.validation import MaskCoding
 from segdiff.config import load_config
+from segdiff.inference.bootstrap import drawn_pairs, interval
 from segdiff.inference.predictor import Prediction
 from segdiff.training.metrics import class_scores, confusion_matrix, confusion_scores
 
@@ -47,8 +48,13 @@ class Scoreboard:
 
     def __init__(self, classes: tuple[str, ...]):
         self.classes = classes
-        self.confusion = np.zeros((len(classes), len(classes)), np.int64)
-        self.pairs = 0
+        self._confusions: list[np.ndarray] = []
+        """Of each pair."""
+
+    @property
+    def pairs(self) -> int:
+        """How many were counted."""
+        return len(self._confusions)
 
     def add(self, prediction: Prediction, truth: np.ndarray) -> dict[str, float]:
         """Counts a pair; returns the scores of this pair alone. Pixels without data or truth are left out.
@@ -58,8 +64,7 @@ class Scoreboard:
         if prediction.valid is not None:
             truth = np.where(prediction.valid, truth, np.uint8(IGNORE))
         confusion = confusion_matrix(truth, prediction.mask, len(self.classes))
-        self.confusion += confusion
-        self.pairs += 1
+        self._confusions.append(confusion)
         if confusion.sum() == confusion[0, 0]:
             return {}
         scores = confusion_scores(confusion)
@@ -67,12 +72,18 @@ class Scoreboard:
 
     def scores(self) -> dict[str, Any]:
         """The scores of everything counted so far."""
+        confusion = np.sum(self._confusions, axis=0)
         return {
             "pairs": self.pairs,
-            **{name: float(value) for name, value in confusion_scores(self.confusion).items()},
-            "classes": class_scores(self.confusion, self.classes),
-            "confusion": self.confusion.tolist(),
+            **{name: float(value) for name, value in confusion_scores(confusion).items()},
+            "classes": class_scores(confusion, self.classes),
+            "confusion": confusion.tolist(),
         }
+
+    def intervals(self) -> dict[str, list[float]]:
+        """The intervals of the scores over the pairs, see `interval`."""
+        drawn = np.tensordot(drawn_pairs(self.pairs), np.stack(self._confusions), axes=1)
+        return {name: interval(np.asarray(values)) for name, values in confusion_scores(drawn).items()}
 
 
 class SplitError(ValueError):

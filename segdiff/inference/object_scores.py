@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines import IGNORE
+from segdiff.inference.bootstrap import drawn_pairs, interval
 from segdiff.inference.boxes import Boxes, find_boxes
 from segdiff.inference.predictor import Prediction
 
@@ -37,7 +38,8 @@ class ObjectScoreboard:
 
     def __init__(self, classes: Sequence[str], options: ObjectOptions):
         self.classes, self.options = tuple(classes), options
-        self._support = np.zeros(len(classes), np.int64)
+        self._supports: list[np.ndarray] = []
+        """True objects of each class in each pair."""
         self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         """Class, score and whether it is right of the objects of each pair."""
 
@@ -60,7 +62,7 @@ class ObjectScoreboard:
         else:
             true = boxes.take(np.array([not _mostly(unknown, corners) for corners in boxes.corners], bool))
         right = match_boxes(found, true, self.options.iou)
-        self._support += np.bincount(true.classes, minlength=len(self.classes))
+        self._supports.append(np.bincount(true.classes, minlength=len(self.classes)))
         self._found.append((found.classes, found.scores, right))
         return {f"object_{name}": value for name, value in _rates(len(true), len(found), int(right.sum())).items()}
 
@@ -72,22 +74,28 @@ class ObjectScoreboard:
         `found` those of the model and `right` the right ones among these. A rate whose denominator is 0 is 0; `ap` and
         `map` are None where there are no true objects.
         """
+        supports, _, (kinds, scores, right) = self._counted()
+        return _scores(self.classes, supports.sum(axis=0), kinds, scores, right)
+
+    def intervals(self) -> dict[str, list[float] | None]:
+        """The intervals of `precision`, `recall`, `f1` and `map` over the pairs, see `interval`; None: it has none."""
+        supports, pair_of, columns = self._counted()
+        drawn = [
+            _scores(self.classes, times @ supports, *(np.repeat(values, times[pair_of]) for values in columns))
+            for times in drawn_pairs(len(supports))
+        ]
+        known = {name: [one[name] for one in drawn if one[name] is not None] for name in _WITH_INTERVALS}
+        return {name: interval(np.array(values)) if values else None for name, values in known.items()}
+
+    def _counted(self) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """True objects by pair and class, and of each object found its pair and its class, score and whether right."""
+        supports = np.array(self._supports, np.int64).reshape(-1, len(self.classes))
+        pair_of = np.repeat(np.arange(len(self._found)), [len(right) for *_, right in self._found])
         kinds, scores, right = (np.concatenate(parts) for parts in zip(_NOTHING, *self._found, strict=True))
-        classes = {}
-        for index, name in enumerate(self.classes[1:], start=1):
-            own, support = kinds == index, int(self._support[index])
-            classes[name] = {
-                **_counts(support, right[own]),
-                "ap": average_precision(scores[own], right[own], support) if support else None,
-            }
-        precisions = [entry["ap"] for entry in classes.values() if entry["ap"] is not None]
-        return {
-            **_counts(int(self._support.sum()), right),
-            "map": float(np.mean(precisions)) if precisions else None,
-            "classes": classes,
-        }
+        return supports, pair_of.astype(np.int64), (kinds, scores, right)
 
 
+_WITH_INTERVALS = ("precision", "recall", "f1", "map")
 _NOTHING = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
 
 
@@ -132,6 +140,21 @@ def average_precision(scores: np.ndarray, right: np.ndarray, support: int) -> fl
     precision, recall = hits / (np.flatnonzero(last) + 1), hits / support
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0) * highest))
+
+
+def _scores(
+    names: Sequence[str], supports: np.ndarray, kinds: np.ndarray, scores: np.ndarray, right: np.ndarray
+) -> dict[str, Any]:
+    classes = {}
+    for index, name in enumerate(names[1:], start=1):
+        own, support = kinds == index, int(supports[index])
+        classes[name] = {
+            **_counts(support, right[own]),
+            "ap": average_precision(scores[own], right[own], support) if support else None,
+        }
+    precisions = [entry["ap"] for entry in classes.values() if entry["ap"] is not None]
+    mean = float(np.mean(precisions)) if precisions else None
+    return {**_counts(int(supports.sum()), right), "map": mean, "classes": classes}
 
 
 def _counts(support: int, right: np.ndarray) -> dict[str, Any]:

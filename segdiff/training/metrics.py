@@ -12,24 +12,25 @@ BINS = 1024
 
 
 def confusion_scores(confusion) -> dict[str, Any]:
-    """Scores of a confusion matrix K x K (true class down, predicted across; class 0 is no change).
+    """Scores of a confusion matrix K x K (true class down, predicted across; class 0 is no change), or ... x K x K.
 
     ``precision``, ``recall``, ``f1`` and ``iou`` are of the change: every class but 0 against 0 where K = 2; the means
     over the classes of change where K > 2, in which case ``change_f1`` is change against none. ``kappa`` is
-    Cohen's, ``accuracy`` the overall accuracy. A score whose denominator is 0 is 0. Float64 scalars;
-    works on arrays and inside graphs.
+    Cohen's, ``accuracy`` the overall accuracy. A score whose denominator is 0 is 0. Float64, one a
+    matrix; works on arrays and inside graphs.
     """
     matrix = ops.cast(confusion, "float64")
-    classes = matrix.shape[0]
-    true, predicted, hit = ops.sum(matrix, axis=1), ops.sum(matrix, axis=0), ops.diagonal(matrix)
-    total = ops.sum(matrix)
-    agreed = _divide(ops.sum(hit), total)
-    chance = _divide(ops.sum(true * predicted), total * total)
+    classes = matrix.shape[-1]
+    true, predicted = ops.sum(matrix, axis=-1), ops.sum(matrix, axis=-2)
+    hit = ops.diagonal(matrix, axis1=-2, axis2=-1)
+    total = ops.sum(true, axis=-1)
+    agreed = _divide(ops.sum(hit, axis=-1), total)
+    chance = _divide(ops.sum(true * predicted, axis=-1), total * total)
     each = _class_scores(true, predicted, hit)
-    scores = {name: ops.mean(values[1:]) for name, values in each.items()}
+    scores = {name: ops.mean(values[..., 1:], axis=-1) for name, values in each.items()}
     if classes > 2:
-        change = total - true[0] - predicted[0] + matrix[0, 0]
-        scores["change_f1"] = _divide(2 * change, 2 * total - true[0] - predicted[0])
+        none = true[..., 0] + predicted[..., 0]
+        scores["change_f1"] = _divide(2 * (total - none + matrix[..., 0, 0]), 2 * total - none)
     scores["kappa"] = _divide(agreed - chance, 1.0 - chance)
     scores["accuracy"] = agreed
     return scores

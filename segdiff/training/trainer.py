@@ -22,6 +22,7 @@ from data_pipelines.pipeline import (
     PairStore,
     Part,
     training_batches,
+    turns,
 )
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
@@ -69,9 +70,13 @@ class TrainingData:
     train: tuple[tuple[int, ...], ...]
     """Indices into ``pairs``, one group a data root."""
     val: tuple[tuple[int, ...], ...]
+    turns: tuple[tuple[int, ...], ...]
+    """``train`` with each index as often as its pair is taken in a round."""
     classes: tuple[str, ...]
+    by_root: tuple[tuple[float, float] | None, ...]
+    """The finest and the coarsest of each root in metres per pixel; None: not known."""
     ground_resolution: tuple[float, float] | None = None
-    """The finest and the coarsest in metres per pixel; None: not known."""
+    """The finest and the coarsest that the model will see; None: not known."""
 
 
 def train(
@@ -118,6 +123,8 @@ def train(
     say(f"precision {precision}: {reason}")
     with distribution.scope():
         detector = with_precision(detector, precision)
+    if config.train.ema:
+        _average_statistics(detector, config.train.ema)
     compiled, reason = choose_xla(config.train.jit, precision)
     if distribution.strategy is not None:
         compiled, reason = False, "several devices sum over each other"
@@ -314,7 +321,7 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
             raise ConfigError(f"data.bands: is {bands}, the images of {report.data.root} have {report.bands}")
 
     pairs: list[LabelledPair] = []
-    train, val = [], []
+    train, val, taken = [], [], []
     for report, coding in zip(reports, codings, strict=True):
         first = len(pairs)
         pairs += [LabelledPair(pair, coding) for pair in report.data.pairs]
@@ -327,6 +334,11 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
             to_train, to_val = _divide(to_train, config, report.data.root)
         train.append(tuple(to_train))
         val.append(tuple(to_val))
+        times = [1] * len(to_train)
+        if len({size for split in report.splits.values() for size in split.sizes}) > 1:
+            headers = [read_info(pairs[k].pair.after) for k in to_train]
+            times = turns([(header.height, header.width) for header in headers], config.data.crop)
+        taken.append(tuple(k for k, often in zip(to_train, times, strict=True) for _ in range(often)))
     of_change = [report for report, coding in zip(reports, codings, strict=True) if coding.values == (0, 255)]
     of_classes = [report for report, coding in zip(reports, codings, strict=True) if coding.classes > 2]
     if of_change and of_classes and not config.data.binary:
@@ -344,9 +356,21 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
         if resolution is None and known:
             say(f"warning: {root.path}: its metres per pixel are not known; say them with its ground_resolution")
     resolution = (min(finest for finest, _ in known), max(coarsest for _, coarsest in known)) if known else None
+    if config.data.crop_resolution is not None:
+        finest, coarsest = config.data.crop_resolution
+        if finest > coarsest:
+            raise ConfigError(f"data.crop_resolution: is [{finest:g}, {coarsest:g}], the finer one comes first")
+        for root, own in zip(config.data.root, by_root, strict=True):
+            if own is None or differ(*own):
+                found = "are not known" if own is None else f"reach from {own[0]:.3g} to {own[1]:.3g}"
+                raise ConfigError(
+                    f"data.crop_resolution: the metres per pixel of {root.path} {found}; say them with its "
+                    "ground_resolution, or set crop_resolution to null"
+                )
+        resolution = finest, coarsest
     if resolution is not None:
         say("ground resolution " + " to ".join(f"{end:.3g}" for end in dict.fromkeys(resolution)) + " m a pixel")
-    return TrainingData(tuple(pairs), tuple(train), tuple(val), classes, resolution)
+    return TrainingData(tuple(pairs), tuple(train), tuple(val), tuple(taken), classes, tuple(by_root), resolution)
 
 
 def _ground_resolution(
@@ -365,8 +389,8 @@ def _ground_resolution(
         for side in map(mean_side, found):
             if differ(side, said):
                 raise ConfigError(
-                    f"data.ground_resolution: is {said:g}, rasters of {root.path} have {side:.3g} m a pixel; leave it "
-                    "out, or mend their georeference"
+                    f"data.ground_resolution: is {said:g}, rasters of {root.path} have {side:.3g} m a pixel; set it to "
+                    "null to take theirs, or mend their georeference"
                 )
         return said, said
     if not found:
@@ -418,8 +442,10 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
         crops_per_epoch=config.train.crops_per_epoch or sum(map(len, data.train)),
         positive_fraction=config.data.positive_crop_fraction,
         seed=seed,
-        roots=data.train,
+        roots=data.turns,
         weights=tuple(weights),
+        resolution=config.data.crop_resolution,
+        ground=tuple(mean_side(own) for own in data.by_root if own) if config.data.crop_resolution else (),
     )
 
 
@@ -442,6 +468,17 @@ def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None
     if config.train.init_from is not None:
         say(_start_from(model, config.train.init_from))
     return model
+
+
+def _average_statistics(model: keras.Model, momentum: float) -> None:
+    """Lets batch normalization average its statistics over the steps that averaged weights are taken of.
+
+    Statistics of the latest weights alone do not fit averaged ones: six classes of DeepPCB had F1 0.19 after 12,000
+    crops where the plain weights had 0.76.
+    """
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = max(layer.momentum, momentum)
 
 
 def _start_from(model: ChangeDetector, origin: str) -> str:

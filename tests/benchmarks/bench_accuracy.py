@@ -1,13 +1,14 @@
-"""Time to accuracy: `python -m tests.benchmarks.bench_accuracy [--data DEEPPCB] [--crops 10000] [--every 500]`.
+"""Time to accuracy: `python -m tests.benchmarks.bench_accuracy [SET ...] [--crops 10000] [--every 500]`.
 
-Trains the published `fc_siam_diff` and our default, `configs/deeppcb_binary.yaml`, on the same boards with the same
-crops, recipe and seed, a stretch of each in turn, and prints after each the best F1 on the validation boards, the
-seconds of training so far (validation left out, building the graph included) and pairs a second, side by side.
+Trains the published `fc_siam_diff` and our default on the same pairs with the same crops, recipe and seed, a stretch of
+each in turn, and prints after each the best F1 on the validation pairs, the seconds of training so far (validation left
+out, building the graph included) and pairs a second, side by side. SET is `deeppcb`, boards by
+`configs/deeppcb_binary.yaml`, or `levir_cd_half`, buildings at 1 m by `configs/levir_cd.yaml`; by default both.
 
-On 2 cores of AMD Zen 4 (AVX512-BF16, no AMX), one run: fc_siam_diff, 1,352,145 parameters, stands at 0.636 after 1,000
-crops (126 s) and between 0.660 and 0.673 from 3,000 on, 0.668 at the end after 1,478 s; unet_diff, 484,225 parameters,
-has 0.701 after 1,000 crops (81 s), 0.782 after 4,500 (353 s, a quarter of the other's time) and 0.805 at the end after
-783 s.
+Of the boards, on 2 cores of AMD Zen 4 (AVX512-BF16, no AMX), one run: fc_siam_diff, 1,352,145 parameters, stands at
+0.636 after 1,000 crops (126 s) and between 0.660 and 0.673 from 3,000 on, 0.668 at the end after 1,478 s; unet_diff,
+484,225 parameters, has 0.701 after 1,000 crops (81 s), 0.782 after 4,500 (353 s, a quarter of the other's time) and
+0.805 at the end after 783 s.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from segdiff.training.losses import ChangeLoss
 from segdiff.training.metrics import ChangeScores
 
 ROOT = Path(__file__).resolve().parents[2]
-BOARDS = Path(os.environ.get("SEGDIFF_SHARED", ROOT.parent / "shared")) / "data" / "deeppcb"
+DATA = Path(os.environ.get("SEGDIFF_SHARED", ROOT.parent / "shared")) / "data"
+RECIPES = {"deeppcb": "deeppcb_binary", "levir_cd_half": "levir_cd"}
+"""The ready configuration of each data set."""
 PUBLISHED, OURS = "fc_siam_diff", "unet_diff"
 
 
@@ -43,10 +46,10 @@ class Point:
 class Training:
     """A network on its way through the crops; the parts are the trainer's, the clock stands still in validation."""
 
-    def __init__(self, architecture: str, boards: Path, crops: int, every: int):
-        overrides = [f"data.root={boards}", f"model.architecture={architecture}"]
+    def __init__(self, architecture: str, data_set: str, root: Path, crops: int, every: int):
+        overrides = [f"data.root={root}", f"model.architecture={architecture}"]
         overrides += [f"train.epochs={crops // every}", f"train.crops_per_epoch={every}"]
-        self.config = load_config(ROOT / "configs" / "deeppcb_binary.yaml", overrides)
+        self.config = load_config(ROOT / "configs" / f"{RECIPES[data_set]}.yaml", overrides)
         config, data = self.config, trainer.read_data(self.config, print)
         self.store = PairStore(data.pairs, bands=config.data.bands, binary=config.data.binary, cache="memory")
         self.plan = trainer._crop_plan(config, data, config.seed or 0)
@@ -83,26 +86,18 @@ class Training:
         return f"{f1:8.4f}{self.points[-1].seconds:9.0f}{crops / lasted:9.1f}"
 
 
-def main() -> None:
-    """Prints the table and how much sooner ours is where the published network ends."""
-    parser = argparse.ArgumentParser(description="Time to accuracy on DeepPCB.")
-    parser.add_argument("--data", type=Path, default=BOARDS, help="the training boards")
-    parser.add_argument("--crops", type=int, default=10_000)
-    parser.add_argument("--every", type=int, default=500, help="crops between two validations")
-    arguments = parser.parse_args()
-    if arguments.every < 1 or arguments.crops < arguments.every or arguments.crops % arguments.every:
-        parser.error(f"--crops is {arguments.crops}, it must be a multiple of --every, {arguments.every}")
-    if not arguments.data.exists():
-        parser.error(f"there is no {arguments.data}: name the boards of DeepPCB with --data")
+def compare(data_set: str, root: Path, crops: int, every: int) -> None:
+    """Prints the table of a data set and how much sooner ours is where the published network ends."""
     names = (PUBLISHED, OURS)
-    trainings = {name: Training(name, arguments.data, arguments.crops, arguments.every) for name in names}
+    trainings = {name: Training(name, data_set, root, crops, every) for name in names}
+    print(f"\n{data_set}: configs/{RECIPES[data_set]}.yaml")
     print(
         f"{'':8}" + "".join(f"{f'{name}, {trainings[name].model.count_params():,} parameters':>34}" for name in names)
     )
     print(f"{'crops':>8}" + f"{'':8}{'val F1':>8}{'s':>9}{'pairs/s':>9}" * 2)
-    for stretch in range(1, arguments.crops // arguments.every + 1):
+    for stretch in range(1, crops // every + 1):
         row = "".join(f"{'':8}{trainings[name].go_on()}" for name in names)
-        print(f"{stretch * arguments.every:8}{row}", flush=True)
+        print(f"{stretch * every:8}{row}", flush=True)
 
     goal = trainings[PUBLISHED].points[-1]
     reached = next((point for point in trainings[OURS].points if point.f1 >= goal.f1), None)
@@ -113,6 +108,25 @@ def main() -> None:
             f"{PUBLISHED} ended with F1 {goal.f1:.4f} after {goal.seconds:.0f} s; {OURS} had {reached.f1:.4f} after "
             f"{reached.seconds:.0f} s and {reached.crops} crops: x {reached.seconds / goal.seconds:.2f} of the time"
         )
+
+
+def main() -> None:
+    """Compares them on every data set that is asked for."""
+    parser = argparse.ArgumentParser(description="Time to accuracy.")
+    parser.add_argument("sets", metavar="SET", nargs="*", default=list(RECIPES), help=" or ".join(RECIPES))
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder that holds the data sets")
+    parser.add_argument("--crops", type=int, default=10_000)
+    parser.add_argument("--every", type=int, default=500, help="crops between two validations")
+    arguments = parser.parse_args()
+    if arguments.every < 1 or arguments.crops < arguments.every or arguments.crops % arguments.every:
+        parser.error(f"--crops is {arguments.crops}, it must be a multiple of --every, {arguments.every}")
+    for data_set in arguments.sets:
+        if data_set not in RECIPES:
+            parser.error(f"there is no recipe for {data_set}: take {' or '.join(RECIPES)}")
+        if not (arguments.data / data_set).exists():
+            parser.error(f"there is no {arguments.data / data_set}: name the folder of the data sets with --data")
+    for data_set in arguments.sets:
+        compare(data_set, arguments.data / data_set, arguments.crops, arguments.every)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ SIZE = 64
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE]
 EVERYTHING = {
     "flip": True,
+    "swap": True,
     "scale": 0.2,
     "rotate": 20,
     "brightness": 0.2,
     "contrast": 0.2,
+    "gamma": 0.5,
+    "band_gain": 0.2,
     "noise": 0.1,
     "blur": 2,
     "misregistration": 2,
@@ -83,6 +86,8 @@ def test_masks_hold_only_the_values_they_held():
     [
         {"brightness": 0.3},
         {"contrast": 0.5},
+        {"gamma": 1.0},
+        {"band_gain": 0.3},
         {"noise": 0.2},
         {"blur": 3},
         {"jpeg": 10},
@@ -104,6 +109,34 @@ def test_brightness_stays_within_its_fraction_of_the_full_range():
     shifts = np.array([image.astype(int).mean() - 128 for before, after, _ in moved for image in (before, after)])
     assert -52 < shifts.min() < -30
     assert 30 < shifts.max() < 52
+
+
+def test_gamma_bends_the_grey_values_within_its_factor():
+    flat = np.full((SIZE, SIZE, 3), 64, np.uint8)
+    moved = results(Augmentation(bands=3, gamma=1.0), flat, flat, ROWS.astype(np.uint8), 60)
+    exponents = [np.log(image.mean() / 255) / np.log(64 / 255) for pair in moved for image in pair[:2]]
+    assert 0.48 < min(exponents) < 0.7
+    assert 1.5 < max(exponents) < 2.05
+
+
+def test_band_gain_changes_each_band_by_itself_within_its_fraction():
+    flat = np.full((SIZE, SIZE, 6), 100, np.uint8)
+    moved = results(Augmentation(bands=6, band_gain=0.3), flat, flat, ROWS.astype(np.uint8), 60)
+    gains = np.array([image.mean(axis=(0, 1)) / 100 for before, after, _ in moved for image in (before, after)])
+    assert 0.69 < gains.min() < 0.8
+    assert 1.2 < gains.max() < 1.31
+    assert np.median(np.ptp(gains, axis=1)[gains.std(axis=1) > 0]) > 0.2
+
+
+def test_swap_exchanges_before_and_after_in_half_of_the_crops_and_leaves_the_mask():
+    before, after, mask = noise(3), noise(3, 1), ROWS.astype(np.uint8)
+    swapped = 0
+    for moved_before, moved_after, same in results(Augmentation(bands=3, swap=True), before, after, mask, 100):
+        np.testing.assert_array_equal(same, mask)
+        exchanged = np.array_equal(moved_before, after) and np.array_equal(moved_after, before)
+        assert exchanged or (np.array_equal(moved_before, before) and np.array_equal(moved_after, after))
+        swapped += exchanged
+    assert 30 < swapped < 70
 
 
 def test_misregistration_moves_before_alone_and_by_no_more_than_asked():

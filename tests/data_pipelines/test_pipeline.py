@@ -24,6 +24,7 @@ from data_pipelines.pipeline import (
     Part,
     join_tiles,
     training_batches,
+    turns,
     whole_image_batches,
 )
 from data_pipelines.validation import MaskCoding
@@ -164,6 +165,13 @@ def test_no_pair_comes_twice_before_every_other_came_once_over_the_epochs(crops)
         assert sorted(drawn[start : start + 9]) == list(range(9))
 
 
+def test_pairs_are_taken_by_the_crops_that_fit():
+    assert turns([(256, 256), (1024, 1024), (512, 256)], 256) == [1, 16, 2]
+    assert turns([(640, 640)] * 3, 256) == [1, 1, 1]
+    assert turns([(100, 100), (512, 512)], 256) == [1, 4], "a pair smaller than a crop is filled up to one"
+    assert turns([(512, 512), (1024, 512)], 64) == [1, 2]
+
+
 def test_roots_share_an_epoch_by_their_weights_and_every_pair_of_each_comes_in_turn():
     roots = (tuple(range(10)), (10, 11), (12, 13, 14))
     plan = plan_of(15, crops_per_epoch=60, roots=roots, weights=(1.0, 3.0, 2.0))
@@ -206,6 +214,32 @@ def test_images_smaller_than_the_crop_are_mirrored_and_have_no_truth_there(tmp_p
     columns = [*range(11), 10, 9, 8, 7, 6]
     for crop, image in ((before, example.before), (after, example.after)):
         np.testing.assert_array_equal(crop[0], image[rows][:, columns])
+
+
+@pytest.mark.parametrize("bands", [1, 3, 13])
+def test_crops_are_brought_to_ground_resolutions_between_the_two(tmp_path, bands):
+    """Of pairs whose bands rise by 2 a pixel to the right: what a pixel of a crop rises by is its size."""
+    ramp = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (120, 1))
+    image = np.dstack([ramp] * bands)
+    example = pipeline.Example(image, image, (ramp // 100).astype(np.uint8), np.argwhere(ramp >= 100).astype(np.int32))
+    plan = plan_of(1, crop=32, resolution=(0.25, 1.0), ground=(0.5,), positive_fraction=0.0)
+    sizes = []
+    for seed in range(60):
+        before, after, mask = pipeline._cut(example, plan, 0.5, np.random.default_rng(seed))
+        assert before.shape == after.shape == (32, 32, bands)
+        inner = before[4:-4, 4:-4].astype(float)
+        assert np.ptp(inner, axis=(0, 2)).max() <= 1
+        sizes.append(0.5 * np.diff(inner[0, :, 0]).mean() / 2)
+        assert (before[..., 0] // 100 != mask).sum() <= 2 * 32
+        assert set(np.unique(mask)) <= {0, 1, 2}
+    assert 0.24 < min(sizes) < 0.3
+    assert 0.85 < max(sizes) < 1.02
+    assert 0.4 < np.median(sizes) < 0.62, "as many at twice the size as at half"
+
+
+def test_a_plan_that_resamples_needs_the_ground_resolution_of_every_root():
+    with pytest.raises(ValueError, match="ground must say that of each of 1 roots"):
+        plan_of(4, resolution=(0.5, 1.0))
 
 
 # ------------------------------------------------------------------------------------------------------- store

@@ -19,6 +19,7 @@ from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.model_files import PostProcessing
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
+from segdiff.models.normalization import MOMENTUM
 from segdiff.training import trainer
 from segdiff.training.callbacks import TrainingError, read_history
 from segdiff.training.trainer import read_data, train
@@ -473,6 +474,33 @@ def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
     assert f"post-processing: minimum_area 1921; F1 on the validation pairs {without:.4f} -> 0.0000" in said
 
 
+def test_large_pairs_give_crops_by_their_area(tmp_path):
+    for name, side in (("small", 32), ("large", 96), ("val", 32)):
+        part = tmp_path / "data" / ("val" if name == "val" else "train")
+        for role in ("A", "B", "label"):
+            (part / role).mkdir(parents=True, exist_ok=True)
+            shape = (side, side) if role == "label" else (side, side, 3)
+            cv2.imwrite(str(part / role / f"{name}.png"), np.full(shape, 255 * (role == "label"), np.uint8))
+    data = trainer.read_data(configured(tmp_path / "data", data__crop=32), lambda line: None)
+    (taken,) = data.turns
+    assert sorted(data.pairs[index].pair.name for index in taken) == ["large"] * 9 + ["small"]
+    assert [data.pairs[index].pair.name for index in data.train[0]] == ["large", "small"]
+
+
+def test_crops_of_another_resolution_need_that_of_the_data_and_the_model_stores_it(scenes, tmp_path):
+    known = configured(scenes, data__ground_resolution=0.5, data__crop_resolution=[0.4, 1.1])
+    data = trainer.read_data(known, lambda line: None)
+    assert data.ground_resolution == (0.4, 1.1)
+    plan = trainer._crop_plan(known, data, 0)
+    assert (plan.resolution, plan.ground) == ((0.4, 1.1), (0.5,))
+    with pytest.raises(ConfigError, match=r"data\.crop_resolution: the metres per pixel of .* are not known; say them"):
+        trainer.read_data(configured(scenes, data__crop_resolution=[0.4, 1.1]), lambda line: None)
+    with pytest.raises(ConfigError, match=r"data\.crop_resolution: is \[2, 1\], the finer one comes first"):
+        trainer.read_data(
+            configured(scenes, data__ground_resolution=0.5, data__crop_resolution=[2, 1]), lambda line: None
+        )
+
+
 def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
     """The images of a data set as GeoTIFFs on the equator, the pixels of one pair after the other so many metres."""
     for part in ("A", "B"):
@@ -596,3 +624,15 @@ def test_a_run_without_a_seed_draws_one_and_writes_it(scenes, tmp_path, monkeypa
         initial(configured(scenes, seed=None), tmp_path / name, monkeypatch)
         seeds.append(json.loads((tmp_path / name / "environment.json").read_text())["seed"])
     assert seeds[0] != seeds[1]
+
+
+def test_batch_normalization_averages_over_the_steps_of_averaged_weights(scenes, unbroken, tmp_path):
+    """Statistics of the last steps alone would not fit them."""
+
+    def momenta(run: Path) -> set[float]:
+        layers = load_model(run)._flatten_layers(include_self=False, recursive=True)
+        return {layer.momentum for layer in layers if isinstance(layer, keras.layers.BatchNormalization)}
+
+    quiet_train(configured(scenes, train__ema=0.995, train__epochs=1), tmp_path / "run")
+    assert momenta(tmp_path / "run") == {0.995}
+    assert momenta(unbroken[0]) == {MOMENTUM}, "a short average leaves the usual one"

@@ -1,0 +1,1 @@
+"""Published data sets, as downloaded, into the layout that the pipeline reads: a module for each set."""

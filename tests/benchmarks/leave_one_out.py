@@ -1,0 +1,119 @@
+"""How good a recipe is where pairs are few: `python -m tests.benchmarks.leave_one_out CONFIG DATA --out RUNS`.
+
+Trains CONFIG once for each pair of DATA (or group of pairs, --group) on all the others, and scores that pair. Nothing
+is chosen on the pair that is scored: all epochs are made one, so that there is no best one to take, and the threshold
+is that with the best F1 on the pairs that the other trainings left out. Prints F1 pair by pair, of each site and of all
+pixels together, and the threshold that is best over all. A training that is there is not repeated, and one that was
+interrupted goes on.
+
+    --set KEY=VALUE     over CONFIG, as often as wanted
+    --group REGEX       pairs of whose names this part is the same are left out together: '^[a-z]+_[0-9]+'
+    --site REGEX        F1 is also printed for pairs of which this part of the name is the same: '^[a-z]+'
+"""
+
+import argparse
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import segdiff
+from data_pipelines.layouts import Pair, find_pairs
+from data_pipelines.validation import check
+from segdiff.config import load_config
+from segdiff.inference.evaluation import Truth
+
+ROOT = Path(__file__).resolve().parents[2]
+BINS = 1024
+
+
+def train_without(group: str, pairs: list[Pair], left_out: list[Pair], arguments: argparse.Namespace) -> Path:
+    """The run of a training on all pairs but those that are left out; its val split are these."""
+    run = arguments.out / group
+    if (run / "metrics.json").is_file():
+        return run
+    table = arguments.out / f"{group}.csv"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["before", "after", "mask", "split"])
+        for pair in pairs:
+            split = "val" if pair in left_out else "train"
+            rows.writerow([pair.before.resolve(), pair.after.resolve(), pair.mask.resolve(), split])
+    command = [sys.executable, "-m", "segdiff", "train", arguments.config, "--out", str(run), "--quiet"]
+    overrides = [*arguments.set, f"data.root={table}"]
+    ready = ROOT / "configs" / f"{arguments.config}.yaml"
+    config = load_config(ready if ready.is_file() else Path(arguments.config), overrides)
+    crops = config.train.epochs * (config.train.crops_per_epoch or len(pairs) - len(left_out))
+    overrides += ["train.epochs=1", f"train.crops_per_epoch={crops}", "inference.post_processing=none"]
+    resume = ["--resume"] if run.exists() else []
+    subprocess.run([*command, *(part for one in overrides for part in ("--set", one)), *resume], check=True)
+    return run
+
+
+def counts_by_threshold(run: Path, pairs: list[Pair], truth: Truth) -> dict[str, np.ndarray]:
+    """Of each pair the pixels without and with change by their probability: int64 2 x BINS."""
+    detector, counts = segdiff.load(run), {}
+    for pair in pairs:
+        probability = detector.predict(pair.before, pair.after).probability
+        true = truth.read(pair)
+        level = np.minimum((probability * BINS).astype(int), BINS - 1)
+        counts[pair.name] = np.stack([np.bincount(level[true == kind], minlength=BINS) for kind in (0, 1)])
+    return counts
+
+
+def f1_by_threshold(counts: np.ndarray) -> np.ndarray:
+    """F1 at the thresholds k / BINS."""
+    false, hit = counts[..., ::-1].cumsum(axis=-1)[..., ::-1]
+    return 2 * hit / np.maximum(hit + false + counts[1].sum(), 1)
+
+
+def main() -> None:
+    """Trains, scores, prints."""
+    parser = argparse.ArgumentParser(description="Leave one pair out.")
+    parser.add_argument("config")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--group", default=".*", metavar="REGEX")
+    parser.add_argument("--site", default=".*", metavar="REGEX")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    report = check(find_pairs(arguments.data))
+    if report.faults or report.coding is None:
+        parser.error(f"segdiff check {arguments.data} finds faults")
+    truth, pairs = Truth(report.coding, 2), list(report.data.pairs)
+
+    def part(pattern: str, name: str) -> str:
+        found = re.search(pattern, name)
+        return found.group(0) if found else name
+
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(part(arguments.group, pair.name), []).append(pair)
+    counts = {
+        group: counts_by_threshold(train_without(group, pairs, members, arguments), members, truth)
+        for group, members in groups.items()
+    }
+    sums = {group: sum(members.values()) for group, members in counts.items()}
+    sites: dict[str, np.ndarray] = {}
+    print(f"{'pair':24}{'threshold':>10}{'F1':>8}{'best':>8}")
+    for group, members in counts.items():
+        others = sum((one for name, one in sums.items() if name != group), np.zeros((2, BINS), np.int64))
+        chosen = int(f1_by_threshold(others).argmax())
+        for name, own in members.items():
+            f1 = f1_by_threshold(own)
+            print(f"{name:24}{chosen / BINS:10.3f}{f1[chosen]:8.3f}{f1.max():8.3f}")
+            split = np.stack([own[:, :chosen].sum(axis=1), own[:, chosen:].sum(axis=1)], axis=1)
+            for site in {part(arguments.site, name), "all"}:
+                sites[site] = sites.get(site, np.zeros((2, 2), np.int64)) + split
+    for site, ((_, false), (missed, hit)) in sorted(sites.items()):
+        print(f"{site:24}{'':10}{2 * hit / max(2 * hit + false + missed, 1):8.3f}")
+    everything = f1_by_threshold(sum(sums.values()))
+    print(f"best threshold over all {everything.argmax() / BINS:.3f}: F1 {everything.max():.3f}")
+
+
+if __name__ == "__main__":
+    main()
