@@ -778,7 +778,7 @@ def _evaluate(
     object_board = ObjectScoreboard(classes, objects) if objects else None
     boxes = read_true_boxes(pairs, classes) if objects else {}
     for bands in (detector.bands, detector.bands_after):
-        if report.bands != bands and (report.bands, bands) != (1, 3):
+        if bands is not None and report.bands != bands and (report.bands, bands) != (1, 3):
             raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
     screen.say(f"pairs of split {chosen}: {len(pairs)}, threshold {detector.settings.threshold:.3f}")
     trained_on = [] if run is None else [Path(root.path) for root in run.data.root]
@@ -1000,6 +1000,7 @@ def predict(
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
+    from segdiff.inference.pair_threshold import UNSURE
     from segdiff.inference.ray_engine import PoolSize
     from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
@@ -1066,6 +1067,7 @@ def predict(
         "failed": tally.errors,
         "failed_count": tally.failed,
         "mean_changed_fraction": tally.mean_changed_fraction,
+        **({"unsure": tally.unsure_names, "unsure_count": tally.unsure} if engine.settings.relative else {}),
         **({"shard": str(part), "shards_left": list(map(str, left))} if part.count > 1 else {}),
     }
 
@@ -1076,6 +1078,10 @@ def predict(
         mean = f"{tally.mean_changed_fraction:.2%}" if tally.predicted else "-"
         table.add_row(f"{tally.predicted:,}", f"{tally.failed:,}", mean, style="bold")
         console.print(table)
+        if tally.unsure:
+            named = ", ".join(tally.unsure_names[:NAMED]) + (" ..." if tally.unsure > NAMED else "")
+            pairs = f"{tally.unsure:,} pair{'s' if tally.unsure > 1 else ''}"
+            console.print(f"of {pairs} nothing can be told, confidence below {UNSURE:g}: {named}", markup=False)
         for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv", "report.html"))):
             console.print(f"  {out / name}", markup=False)
         if left:
@@ -1084,6 +1090,10 @@ def predict(
     screen.result(summary, render)
     if tally.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+NAMED = 5
+"""Pairs that a line names, at most."""
 
 
 def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair", resolution: float | None) -> None:
@@ -1097,6 +1107,8 @@ def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair"
     except DataError:  # a fault of this pair alone, told where it is predicted
         return
     trained = detector.settings.ground_resolution
+    if detector.settings.relative:  # was trained on nothing, and takes all images as they are
+        return
     line = resolution_line(own, trained, target_resolution(own, trained))
     if line is not None:
         screen.say(line)

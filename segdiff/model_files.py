@@ -12,6 +12,9 @@ from segdiff.resources import shipped
 MANIFEST = "manifest.json"
 """The file that makes a folder an exported model."""
 
+BAND_MEAN, BAND_DEVIATION = 115.0, 50.0
+"""What a relative model is to see of every band, over a whole pair: about that of photographs."""
+
 
 class ModelError(ValueError):
     """A model that cannot be found or used; the message is one line."""
@@ -70,6 +73,9 @@ class Settings:
     """Of the mask, before it is written and its regions are counted."""
     ground_resolution: tuple[float, float] | None = None
     """The finest and the coarsest of what it was trained on, in metres per pixel; None: not known."""
+    relative: bool = False
+    """Its odds are a score of no fixed scale: every pair has a threshold of its own, which becomes a probability of a
+    half, see `segdiff.inference.pair_threshold`. It takes three bands, of images of any number of bands in turn."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":

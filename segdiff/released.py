@@ -54,7 +54,8 @@ def _read(file: Path) -> ReleasedModel:
         raise ModelError(f"{card}: speaks of another file than {file.name}, whose sha256 is {digest}")
     config = read_model_config(file)["config"]
     settings = Settings.from_json(config["settings"])
-    return ReleasedModel(name, summary, evidence, file, card, len(content), digest, _bands(config), settings)
+    bands = None if settings.relative else _bands(config)  # the network's three are any number in turn
+    return ReleasedModel(name, summary, evidence, file, card, len(content), digest, bands, settings)
 
 
 def _bands(config: dict[str, Any]) -> int | None:

@@ -23,7 +23,7 @@ def test_checkpoint_has_its_card_and_predicts(model: released.ReleasedModel):
     assert detector.path == model.file
     assert detector.bands == (model.bands or detector.bands)
     assert detector.settings.classes == model.settings.classes
-    image = np.full((96, 80, detector.bands), 200, np.uint8)
+    image = np.full((96, 80, detector.bands or 3), 200, np.uint8)
     assert not detector.predict(image, image).mask.any()
 
 

@@ -17,7 +17,7 @@ from segdiff.inference.formats import FIXED_SIZE, Format
 from segdiff.inference.manifest import Manifest, digest, write_manifest
 from segdiff.inference.predictor import Detector, LoadedPair
 from segdiff.inference.runtimes import Batch, Precision, keras_network, open_network
-from segdiff.model_files import MANIFEST, PostProcessing, resolve_model
+from segdiff.model_files import MANIFEST, ModelError, PostProcessing, resolve_model
 from segdiff.models.loading import load_model
 
 COMPARED_PAIRS = 16
@@ -43,13 +43,17 @@ def export_model(
     on at most ``COMPARED_PAIRS`` pairs of ``data``, or where there are none on drawn ones. int8 needs data: it is
     calibrated on their tiles and compared on all their pairs. How near it comes is in the manifest.
 
-    ``silence`` is entered around what converters print. Raises ModelError where MODEL is none or an exported one,
-    ExportError where the two differ too much, DataError on data that have faults or do not fit the model, OSError where
-    ``out`` cannot be written.
+    ``silence`` is entered around what converters print. Raises ModelError where MODEL is none, an exported one or one
+    that finds a threshold in each pair, ExportError where the two differ too much, DataError on data that have faults
+    or do not fit the model, OSError where ``out`` cannot be written.
     """
     path = resolve_model(model)
     with silence():
         network = load_model(path)
+        if network.settings.relative:
+            raise ModelError(
+                f"{path}: finds a threshold in each pair, which no other format holds; predict takes it as it is"
+            )
         fixed = network.settings.tile if kind in FIXED_SIZE else None
         as_they_are = PostProcessing()  # the networks are compared: what becomes of a region may hang on one pixel
         reference = Detector(replace(keras_network(network, path, "float32"), tile=fixed), post_processing=as_they_are)
@@ -71,7 +75,7 @@ def export_model(
             for pair in chosen:
                 yield reference.read(pair.before, pair.after), truth.read(pair) if truth else None
             if not chosen:
-                yield from ((pair, None) for pair in drawn_pairs((reference.bands, reference.bands_after)))
+                yield from ((pair, None) for pair in drawn_pairs((network.bands, network.bands_after)))
 
         said = f"{count} pairs drawn" if data is None else f"{count} of the {len(pairs)} pairs in {data.data.root}"
         comparison = compare(reference, exported, labelled(), said, lambda done: on_progress(done, count))

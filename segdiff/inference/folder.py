@@ -38,7 +38,7 @@ from segdiff.inference.predictor import PredictedRaster
 
 COLUMNS = (
     "name", "status", "changed_pixels", "changed_fraction", "area", "objects", "seconds", "error", "area_unit",
-    "classes",
+    "classes", "confidence",
 )  # fmt: skip
 """Columns of every summary.csv, in order; those of an evaluation follow."""
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from segdiff.inference.folder import PredictionFolder
+from segdiff.inference.pair_threshold import UNSURE
 from segdiff.inference.pair_writer import PairWriter, WrittenPair
 from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, load, stream_pairs
 from segdiff.inference.rasters import is_raster
@@ -138,6 +139,17 @@ class Tally:
     failed: int = 0
     errors: dict[str, str] = field(default_factory=dict)
     """Of the first failed pairs, by name."""
+    unsure: int = 0
+    """Of the predicted, those whose confidence is below UNSURE, of models that tell one."""
+    unsure_names: list[str] = field(default_factory=list)
+    """Of the first of them."""
+
+    def doubt(self, name: str, confidence: str) -> None:
+        """Counts a predicted pair of which nothing can be told; ``confidence`` is that of its row, or empty."""
+        if confidence and float(confidence) < UNSURE:
+            self.unsure += 1
+            if len(self.unsure_names) < NAMED_FAILURES:
+                self.unsure_names.append(name)
 
     def fail(self, name: str, error: str) -> None:
         """Counts a failed pair."""
@@ -177,6 +189,8 @@ def fill_folder(
     """
     total = len(index) - len(folder.done)
     tally = Tally(predicted=len(folder.done), changed=folder.done.changed())
+    for row in folder.done.rows():
+        tally.doubt(row["name"], row.get("confidence", ""))
     by_rows = is_one_raster(index, folder)
     done = 0
 
@@ -201,6 +215,7 @@ def fill_folder(
             row = folder.keep(outcome)
             tally.predicted += 1
             tally.changed += Decimal(row["changed_fraction"])
+            tally.doubt(row["name"], row["confidence"])
         done += 1
         if not by_rows:
             on_progress(done, total)

@@ -121,7 +121,9 @@ class PairWriter:
         area = sum(region.area for region in regions)
         unit = "px" if place is None else "m2"
         kinds = Counter(region.class_index for region in regions)
-        return self._written(name, changed, counted, kinds, area, unit, seconds, **(scores or {}))
+        return self._written(
+            name, changed, counted, kinds, area, unit, seconds, prediction.confidence, **(scores or {})
+        )  # fmt: skip
 
     def add_raster(self, result: PredictedRaster, progress: Callable[[int, int], None]) -> WrittenPair:
         """Writes everything of two rasters as their rows come, while the next ones are computed.
@@ -175,9 +177,8 @@ class PairWriter:
         self._write_overlay(name, before, after, small.image(), likely.image())
         if self.write_layers:
             self.write_layers(self.folder / REPORT, name, before, after, small.image(), likely.image())
-        return self._written(
-            name, changed, counted, kinds, area, "px" if place is None else "m2", time.perf_counter() - began
-        )
+        unit, seconds = "px" if place is None else "m2", time.perf_counter() - began
+        return self._written(name, changed, counted, kinds, area, unit, seconds, images.confidence)
 
     def _write_overlay(
         self,
@@ -202,6 +203,7 @@ class PairWriter:
         area: float,
         unit: str,
         seconds: float,
+        confidence: float | None,
         **scores: float,
     ) -> WrittenPair:
         row = {
@@ -215,6 +217,7 @@ class PairWriter:
             "error": "",
             "area_unit": unit,
             "classes": self._objects_by_class(kinds) if len(self.classes) > 2 else "",
+            "confidence": "" if confidence is None else f"{confidence:.3f}",
             **{key: f"{value:.6f}" for key, value in scores.items()},
         }
         return WrittenPair(row, self._features(name))

@@ -30,6 +30,7 @@ from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
 from segdiff.ground_resolution import differ, own_resolution, target_resolution
+from segdiff.inference.pair_threshold import PairScale, measure_pair
 from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.raster_pairs import RasterPair
 from segdiff.inference.rasters import is_raster, valid_rows
@@ -39,6 +40,7 @@ from segdiff.inference.runtimes import (
     Network,
     Precision,
     RuntimeName,
+    by_threes,
     dihedral,
     mean_of,
     open_network,
@@ -72,6 +74,8 @@ class Prediction:
     """Where the pair lies on the ground, if it says so."""
     valid: np.ndarray | None = None
     """bool H x W, False where either raster has no data; None: everything is valid."""
+    confidence: float | None = None
+    """0..1, of models that find the threshold in the pair itself: see `pair_threshold.PairScale`; None of others."""
 
     @property
     def change_probability(self) -> np.ndarray:
@@ -95,6 +99,8 @@ class LoadedPair:
     after: np.ndarray
     grid: Grid | None = None
     valid: np.ndarray | None = None
+    confidence: float | None = None
+    """That of its prediction, from models that tell one."""
 
     @property
     def height(self) -> int:
@@ -109,6 +115,10 @@ class LoadedPair:
     def valid_rows(self, y0: int, y1: int) -> np.ndarray | None:
         """Which pixels of rows y0 to y1 (excluded) hold data; None: all."""
         return None if self.valid is None else self.valid[y0:y1]
+
+    def read_at(self, y0: int, y1: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Before, after and validity of rows y0 to y1 (excluded)."""
+        return self.before[y0:y1], self.after[y0:y1], self.valid_rows(y0, y1)
 
     def tiles(self, plan: TilePlan) -> Iterator[Batch]:
         """Before and after of every tile in row-major order, of the images at the plan's size."""
@@ -148,6 +158,12 @@ class Detector:
         self, *networks: Network, test_time_augmentation: bool = False, post_processing: PostProcessing | None = None
     ):
         first = networks[0]
+        relative = [network.path for network in networks if network.settings.relative]
+        if relative and len(networks) > 1:
+            raise ModelError(
+                f"{relative[0]}: finds a threshold in each pair, so its probabilities cannot be averaged with those of "
+                "other models; leave the ensemble out"
+            )
         for other in networks[1:]:
             if (other.bands, other.settings.classes) != (first.bands, first.settings.classes):
                 raise ModelError(
@@ -166,12 +182,17 @@ class Detector:
             stride=math.lcm(*(network.settings.stride for network in networks)),
             reach=None if None in reaches else max(reach for reach in reaches if reach is not None),
         )
-        self.bands, self.bands_after = first.bands
+        self.bands: int | None = first.bands[0]
+        """Of the image before; None: any number, both images having the same."""
+        self.bands_after: int | None = first.bands[1]
         self.runtime = first.runtime
         self.post_processing = first.settings.post_processing if post_processing is None else post_processing
         self._tiles = {network.path: network.tile for network in networks if network.tile}
         """Networks that take tiles of one size only, and which."""
         together = mean_of([network.run for network in networks])
+        if self.settings.relative:
+            self.bands = self.bands_after = None
+            together = by_threes(together)
         self._run = dihedral(together) if test_time_augmentation else together
 
     def predict(
@@ -210,7 +231,8 @@ class Detector:
             raise DataError(
                 f"{labels[1]}: not on the grid of {labels[0]}: {difference}; warp one onto the other's grid"
             )
-        images = _image(before, labels[0], self.bands), _image(after, labels[1], self.bands_after)
+        bands = self.bands_of(before, after, labels)
+        images = _image(before, labels[0], bands[0]), _image(after, labels[1], bands[1])
         if images[0].shape[:2] != images[1].shape[:2]:
             sizes = [f"{image.shape[1]} x {image.shape[0]}" for image in images]
             raise DataError(
@@ -219,6 +241,18 @@ class Detector:
         invalid = [~valid for valid in (_valid(before), _valid(after)) if valid is not None]
         missing = np.logical_or.reduce(invalid) if invalid else None
         return LoadedPair(*images, grid=grids[1], valid=None if missing is None or not missing.any() else ~missing)
+
+    def bands_of(self, before: Any, after: Any, labels: tuple[str, str]) -> tuple[int, int]:
+        """How many bands are taken of the two images, which the labels name.
+
+        Raises DataError where the model takes any number and theirs differ, grey and RGB apart.
+        """
+        if self.bands is not None and self.bands_after is not None:
+            return self.bands, self.bands_after
+        one, other = _stored_bands(before), _stored_bands(after)
+        if one != other and {one, other} != {1, 3}:
+            raise DataError(f"{labels[1]}: has {other} bands, {labels[0]} has {one}; take the same bands of both")
+        return max(one, other), max(one, other)
 
     def predict_loaded(
         self,
@@ -232,9 +266,9 @@ class Detector:
     ) -> Prediction:
         """``predict`` on images that have been read already."""
         options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
-        for _, rows in self.predict_stream([pair], **options):  # type: ignore[arg-type]
+        for scaled, rows in self.predict_stream([pair], **options):  # type: ignore[arg-type]
             assert rows is not None
-            prediction = self.gather(pair, rows, name)
+            prediction = self.gather(scaled, rows, name)
         return prediction
 
     def predict_stream(
@@ -250,10 +284,41 @@ class Detector:
 
         The rows are to be taken before the next pair is asked for, and raise DataError where a raster cannot be read.
         Whatever else is among the pairs comes back in its turn, with None. The tiles of several pairs are computed at
-        once, so that some pairs are taken before the first result.
+        once, so that some pairs are taken before the first result; by a relative model, which first looks at a whole
+        pair, those of one.
         """
         self.check_options(threshold=threshold, tile=tile, overlap=overlap, resolution=resolution)
         threshold = self.settings.threshold if threshold is None else threshold
+        options = {"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution}
+        if not self.settings.relative:
+            yield from self._predict_stream(pairs, None, **options)
+            return
+        for pair in pairs:
+            if not isinstance(pair, LoadedPair | RasterPair):
+                yield pair, None
+                continue
+            try:
+                scale = measure_pair(pair, self._run, self.settings.stride)
+            except (DataError, OSError) as error:
+                yield pair, _failing(error)
+                continue
+            if isinstance(pair, RasterPair):
+                pair.confidence = scale.confidence
+            else:
+                pair = replace(pair, confidence=scale.confidence)
+            yield from self._predict_stream([pair], scale, **options)
+
+    def _predict_stream(
+        self,
+        pairs: Iterable[Any],
+        scale: PairScale | None,
+        *,
+        threshold: Any,
+        tile: Any,
+        overlap: Any,
+        resolution: Any,
+    ) -> Iterator[tuple[Any, Rows | None]]:
+        """``predict_stream``; with a ``scale`` that of the one pair there is."""
         begun: deque[_Begun] = deque()
 
         def tiles() -> Iterator[Batch]:
@@ -266,7 +331,7 @@ class Detector:
                 try:
                     for one in pair.tiles(now.plan):
                         now.asked += 1
-                        yield one
+                        yield one if scale is None else scale.normalised(one)
                 except (DataError, OSError) as error:
                     now.error = error
 
@@ -296,6 +361,8 @@ class Detector:
                 continue
             mine = own(now, now.plan)
             blended = blend_rows(now.plan, mine, margin=self._margin(now.plan.overlap))
+            if scale is not None:
+                blended = ((y, scale.probability(rows)) for y, rows in blended)
             yield now.pair, _decided(now.pair, _on_own_grid(now.pair, now.plan, blended), threshold)
             if now.taken < now.plan.count:  # the consumer has left some
                 with suppress(DataError, OSError):
@@ -317,7 +384,14 @@ class Detector:
         if self.post_processing != PostProcessing():
             classes = len(self.settings.classes)
             mask = postprocess_mask(mask, self.post_processing, classes=classes, valid=pair.valid)
-        return Prediction(mask, np.concatenate(probabilities), name=name, grid=pair.grid, valid=pair.valid)
+        return Prediction(
+            mask,
+            np.concatenate(probabilities),
+            name=name,
+            grid=pair.grid,
+            valid=pair.valid,
+            confidence=pair.confidence,
+        )
 
     def check_options(
         self, *, threshold: float | None, tile: int | None, overlap: int | None, resolution: float | None = None
@@ -325,6 +399,10 @@ class Detector:
         """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
         if resolution is not None and not 0 < resolution < math.inf:
             raise ValueError(f"resolution is {resolution}, it must be above 0: metres per pixel")
+        if resolution is not None and self.settings.relative:
+            raise ValueError(
+                f"resolution is {resolution:g}, and {self.path} takes images of any as they are: leave it out"
+            )
         if threshold is not None and not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}, it must lie above 0 and below 1")
         tile = self.settings.tile if tile is None else tile
@@ -370,6 +448,12 @@ def _takes(network: Network) -> str:
 
 def _trained(resolution: tuple[float, float]) -> str:
     return " to ".join(f"{end:g}" for end in dict.fromkeys(resolution))
+
+
+def _failing(error: Exception) -> Rows:
+    """The rows of a pair that could not be looked at: the error is raised where they are taken, as any other is."""
+    raise error
+    yield
 
 
 def _batches(tiles: Iterable[Batch]) -> Iterator[Batch]:
@@ -535,7 +619,8 @@ def _predict(
         try:
             if stream_rasters and is_raster(pair.before) and is_raster(pair.after):
                 source: LoadedPair | RasterPair
-                source = RasterPair(pair.before, pair.after, (detector.bands, detector.bands_after))
+                bands = detector.bands_of(pair.before, pair.after, (str(pair.before), str(pair.after)))
+                source = RasterPair(pair.before, pair.after, bands)
             else:
                 source = detector.read(pair.before, pair.after)
             try:
@@ -584,6 +669,15 @@ def _image(source: Any, label: str, bands: int) -> np.ndarray:
     if isinstance(source, _DATASETS):
         return read_rows(source, 0, source.height, bands)
     return array_with_bands(label, np.asarray(source), bands)
+
+
+def _stored_bands(source: Any) -> int:
+    """Without alpha."""
+    if _is_path(source) or isinstance(source, _DATASETS):
+        info = read_info(Path(source)) if _is_path(source) else dataset_info(source)
+        return info.bands - info.alpha
+    shape = np.asarray(source).shape
+    return shape[2] if len(shape) == 3 else 1
 
 
 def _is_path(source: Any) -> bool:

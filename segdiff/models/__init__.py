@@ -7,6 +7,7 @@ from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.difference import Difference
 from segdiff.models.encoders import Encoder, build_encoder
 from segdiff.models.fc_siam import load_torch_state
+from segdiff.models.first_look import build_first_look
 from segdiff.models.heads import DeepSupervision
 from segdiff.models.semantic_change import build_semantic_change_detector
 from segdiff.models.subtraction import subtract_models
@@ -20,6 +21,7 @@ __all__ = [
     "Settings",
     "build_change_detector",
     "build_encoder",
+    "build_first_look",
     "build_semantic_change_detector",
     "load_torch_state",
     "subtract_models",

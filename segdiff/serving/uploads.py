@@ -98,14 +98,16 @@ async def receive(stream: AsyncIterator[bytes], path: Path, limits: Limits, name
     return path.rename(path.with_suffix(".tif" if tiff else ".image"))
 
 
-def open_upload(path: Path, name: str, bands: int, limits: Limits) -> Upload:
+def open_upload(path: Path, name: str, bands: int | None, limits: Limits) -> Upload:
     """Decodes a file that was received, in the model's ``bands``.
 
-    Raises DataError in the words of the command line on what the model cannot take, and TooLargeError.
+    None are those of the file. Raises DataError in the words of the command line on what the model cannot take, and
+    TooLargeError.
     """
     try:
         info = read_info(path)
         limits.require_pixels(info.height, info.width, f"{name}: is")
+        bands = info.bands - info.alpha if bands is None else bands
         if info.bands > max(bands, 3) + 1:  # not even to be read
             raise DecodeError(path, f"{info.bands} bands where {bands} are wanted; convert the file or leave it out")
         if is_raster(path):
