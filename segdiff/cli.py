@@ -372,6 +372,9 @@ def prepare(
     _require_there(src)
     if not src.is_dir():
         raise ConfigError(f"{src}: is a file; unpack it, and give the folder")
+    inner, outer = sorted((src.resolve(), out.resolve()), key=lambda path: -len(path.parts))
+    if inner.is_relative_to(outer):
+        raise ConfigError(f"{out}: SRC and OUT lie in one another; name a folder elsewhere, SRC is left alone")
     try:
         require_free(out, overwrite=overwrite)
     except FileExistsError as error:
@@ -915,8 +918,8 @@ def _render_scores(console: Console, scores: dict[str, Any]) -> None:
     label = "mean" if len(scores["classes"]) > 2 else "change"
     table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
     console.print(table)
-    low, high = scores["intervals"]["f1"]
-    sure = f"; F1 {low:.3f} to {high:.3f} in 95 % of drawings of as many" if scores["pairs"] > 1 else ""
+    span = scores.get("intervals", {}).get("f1")  # a training's own scores have none, nor has a single pair
+    sure = f"; F1 {span[0]:.3f} to {span[1]:.3f} in 95 % of drawings of as many" if span else ""
     console.print(f"over {scores['pairs']} pairs of split {scores['split']}{sure}", markup=False)
 
 
@@ -945,7 +948,8 @@ def _render_objects(console: Console, objects: dict[str, Any]) -> None:
     )
     spans = {name: objects["intervals"][key] for name, key in (("F1", "f1"), ("mAP", "map"))}
     shown = ", ".join(f"{name} {span[0]:.3f} to {span[1]:.3f}" for name, span in spans.items() if span)
-    console.print(f"over pairs drawn anew, 95 %: {shown}", markup=False)
+    if shown:
+        console.print(f"over pairs drawn anew, 95 %: {shown}", markup=False)
 
 
 @app.command(rich_help_panel="Prediction")

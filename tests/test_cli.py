@@ -272,6 +272,10 @@ def test_prepare_replaces_what_it_made_when_the_new_is_whole_and_nothing_else(he
     status, _, err = here("prepare", "clcd", tmp_path / "clcd.zip", out)
     assert status == cli.WRONG_CALL
     require_one_line(err, "clcd.zip", "unpack it")
+    for elsewhere in (tmp_path / "src", tmp_path / "src" / "out", tmp_path):
+        status, _, err = here("prepare", "clcd", tmp_path / "src", elsewhere, "--overwrite")
+        assert (status, err.count("\n")) == (2, 1)
+        assert "SRC and OUT lie in one another" in err
     call = ("prepare", "clcd", tmp_path / "src", out)
     assert here(*call, "-q")[0] == 0
     status, said, err = here(*call)

@@ -122,6 +122,9 @@ def test_tables_of_long_names_and_large_numbers_are_whole_at_80_columns():
     shown = io.StringIO()
     console = Console(file=shown, width=80, soft_wrap=True, highlight=False)
     cli._render_scores(console, {**scores, "split": "val"})
+    cli._render_scores(console, {**scores, "split": "val", "intervals": {}})
+    del scores["intervals"]
+    cli._render_scores(console, {**scores, "split": "val"})  # as a training's own
     tables = shown.getvalue()
     cli._render_objects(
         console, {**objects, "iou": 0.33, "truth": "boxes", "join": 0, "pad": 0, "minimum_area": 1}

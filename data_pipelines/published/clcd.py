@@ -7,7 +7,7 @@ As downloaded (liumency/CropLand-CD): train, val and test, in each time1, time2 
 from functools import partial
 from pathlib import Path
 
-from data_pipelines.published.downloads import find_base, pairs_of, split_folders
+from data_pipelines.published.downloads import complete_splits, find_base, pairs_of, split_folders
 from data_pipelines.published.files import keep_pair
 from data_pipelines.published.plan import Plan, Work
 
@@ -25,6 +25,6 @@ def plan(src: Path, out: Path) -> Plan:
     )
     work = [
         Work(pair.split, 1, partial(keep_pair, pair, out / pair.split))
-        for pair in pairs_of(split_folders(base, _ROLES))
+        for pair in pairs_of(complete_splits(base, _ROLES))
     ]
     return Plan(tuple(work), _PUBLISHED)

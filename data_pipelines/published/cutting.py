@@ -16,7 +16,10 @@ def tiles_in(path: Path) -> int:
     """How many tiles an image has; DecodeError where it cannot be cut without a remainder."""
     info = read_info(path)
     if info.height % SIDE or info.width % SIDE:
-        raise DecodeError(path, f"{info.width} x {info.height} pixels are no whole number of tiles of {SIDE} x {SIDE}")
+        raise DecodeError(
+            path,
+            f"{info.width} x {info.height} pixels are no whole number of tiles of {SIDE} x {SIDE}; download it again",
+        )
     return (info.height // SIDE) * (info.width // SIDE)
 
 

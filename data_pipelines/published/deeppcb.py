@@ -43,7 +43,9 @@ def plan(src: Path, out: Path) -> Plan:
     work = []
     for split, listed in _LISTS.items():
         lines = descend(base, listed)
-        for number, line in enumerate(lines.read_text().splitlines() if lines else (), 1):
+        for number, line in enumerate(
+            lines.read_text(encoding="utf-8", errors="replace").splitlines() if lines else (), 1
+        ):
             if not line.strip():
                 continue
             entries = line.split()
@@ -75,7 +77,7 @@ def defect_mask(template: np.ndarray, board: np.ndarray, boxes: list[Box]) -> np
 def read_boxes(path: Path, height: int, width: int) -> list[Box]:
     """The boxes in a published file, for an image of that size; DecodeError names the line that holds none."""
     boxes: list[Box] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         numbers = re.split(r"[\s,]+", line.strip())

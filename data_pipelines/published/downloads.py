@@ -63,6 +63,18 @@ def split_folders(base: Path, roles: tuple[str, str, str]) -> dict[str, dict[str
     return found  # type: ignore[return-value]  # none of them is None
 
 
+def complete_splits(base: Path, roles: tuple[str, str, str]) -> dict[str, dict[str, Path]]:
+    """What `split_folders` finds; DataError of a split that is there in part."""
+    found = split_folders(base, roles)
+    for split in SPLITS:
+        folder = descend(base, split, split) or descend(base, split)
+        there = [role for role in roles if folder and descend(folder, role)]
+        if split not in found and there:
+            missing = [role for role in roles if role not in there]
+            raise DataError(f"{folder}: has {', '.join(there)} and no {' and no '.join(missing)}; download it again")
+    return found
+
+
 def pairs_of(folders: dict[str, dict[str, Path]]) -> Iterator[Pair]:
     """The pairs of all splits that `split_folders` found; DataError where an image or a mask lacks its partners."""
     for split, roles in folders.items():

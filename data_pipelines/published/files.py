@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.decoding import DecodeError, read_image, read_info, read_mask
+from data_pipelines.decoding import DecodeError, read_image, read_mask
 from data_pipelines.layouts import Pair
 
 _KEPT = (".png", ".jpg", ".jpeg")
@@ -52,9 +52,8 @@ def keep_pair(pair: Pair, folder: Path) -> None:
     """Bring a pair to `folder`/{A,B,label} uncut, its mask as PNG of 0 and 255; DecodeError where sizes differ."""
     assert pair.mask is not None, "labelled pairs alone are prepared"
     mask = read_binary_mask(pair.mask)
-    for path in (pair.before, pair.after):
-        info = read_info(path)
-        require_size(path, (info.height, info.width), pair.mask, mask.shape[:2])
+    for path in (pair.before, pair.after):  # decoded, as a file that is cut short shows in its pixels alone
+        require_size(path, read_image(path).shape[:2], pair.mask, mask.shape[:2])
     keep_image(pair.before, folder / "A", pair.name)
     keep_image(pair.after, folder / "B", pair.name)
     write_image(folder / "label" / f"{pair.name}.png", mask)

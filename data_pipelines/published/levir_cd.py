@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from data_pipelines.published.cutting import cut_pair, tiles_in
-from data_pipelines.published.downloads import find_base, pairs_of, split_folders
+from data_pipelines.published.downloads import complete_splits, find_base, pairs_of, split_folders
 from data_pipelines.published.plan import Plan, Work
 
 _ROLES = ("A", "B", "label")
@@ -22,6 +22,6 @@ def plan(src: Path, out: Path) -> Plan:
     )
     work = [
         Work(pair.split, tiles_in(pair.after), partial(cut_pair, pair, out / pair.split))
-        for pair in pairs_of(split_folders(base, _ROLES))
+        for pair in pairs_of(complete_splits(base, _ROLES))
     ]
     return Plan(tuple(work), _PUBLISHED)

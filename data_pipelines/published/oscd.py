@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio.errors import RasterioIOError
 
 from data_pipelines.decoding import DecodeError, Grid, grid_difference, open_tiff, read_info, read_mask
 from data_pipelines.layouts import DataError
@@ -140,7 +141,7 @@ def _cities(images: Path, split: str) -> list[str]:
     path = descend(images, f"{split}.txt")
     if path is None:
         raise DataError(f"{images}: no {split}.txt, which names the cities of the split; download the images again")
-    cities = [city for city in re.split(r"[\s,]+", path.read_text()) if city]
+    cities = [city for city in re.split(r"[\s,]+", path.read_text(encoding="utf-8", errors="replace")) if city]
     if not cities:
         raise DataError(f"{path}: names no city; download the images again")
     return cities
@@ -173,7 +174,10 @@ def _read_band(path: Path) -> np.ndarray:
     with open_tiff(path) as source:
         if source.count != 1 or source.dtypes[0] != "uint16":
             raise DecodeError(path, f"{source.count} bands of {source.dtypes[0]}; OSCD has one of uint16 a file")
-        return source.read(1)
+        try:
+            return source.read(1)
+        except RasterioIOError as error:
+            raise DecodeError(path, "unreadable or cut short; download the images again") from error
 
 
 def _write(images: Path, city: str, mask: Path, tables: np.ndarray, grid: Grid | None, folder: Path) -> None:

@@ -17,6 +17,6 @@ def interval(values: np.ndarray) -> list[float]:
     """The 95 % interval of a score, by the percentiles of its `values` in all drawings: [lower, upper].
 
     It covers the choice of pairs alone, not what was chosen by looking at these same pairs. Of fewer than about twenty
-    it is too narrow, and of a single one it is that one's score.
+    it is too narrow.
     """
     return [float(bound) for bound in np.percentile(values, (2.5, 97.5))]

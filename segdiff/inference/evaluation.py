@@ -81,7 +81,9 @@ class Scoreboard:
         }
 
     def intervals(self) -> dict[str, list[float]]:
-        """The intervals of the scores over the pairs, see `interval`."""
+        """The intervals of the scores over the pairs, see `interval`; none of a single pair."""
+        if self.pairs < 2:
+            return {}
         drawn = np.tensordot(drawn_pairs(self.pairs), np.stack(self._confusions), axes=1)
         return {name: interval(np.asarray(values)) for name, values in confusion_scores(drawn).items()}
 

@@ -82,7 +82,7 @@ class ObjectScoreboard:
         supports, pair_of, columns = self._counted()
         drawn = [
             _scores(self.classes, times @ supports, *(np.repeat(values, times[pair_of]) for values in columns))
-            for times in drawn_pairs(len(supports))
+            for times in (drawn_pairs(len(supports)) if len(supports) > 1 else ())
         ]
         known = {name: [one[name] for one in drawn if one[name] is not None] for name in _WITH_INTERVALS}
         return {name: interval(np.array(values)) if values else None for name, values in known.items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from data_pipelines.decoding import DecodeError, read_image, read_mask
 from data_pipelines.layouts import DataError, find_pairs
 from data_pipelines.published.preparing import DATA_SETS, MARK, Prepared, prepare, require_free
 from data_pipelines.validation import check
-from tests.data_pipelines.published.downloads import DRAW, clcd, dsifn, levir_cd, picture, save
+from tests.data_pipelines.published.downloads import DRAW, clcd, dsifn, levir_cd, oscd, picture, save
 
 PAIRS = {
     "levir_cd": {"train": 2, "val": 2, "test": 2},
@@ -102,10 +103,16 @@ def test_jpegs_are_kept_and_masks_get_one_coding(tmp_path):
         np.testing.assert_array_equal(mask > 0, stored > 0)
 
 
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
 FAULTS = {
     "partner": (lambda src: (src / "CLCD/val/time2/00000.png").unlink(), ["val/time2", "empty"]),
     "size": (lambda src: save(src / "CLCD/val/time2/00000.png", picture(96, 95, 1)), ["95 x 96", "96 x 96"]),
     "mask": (lambda src: save(src / "CLCD/val/label/00000.png", picture(96, 96, 1)[..., 0]), ["0/1 or 0/255"]),
+    "cut short": (lambda src: cut_short(src / "CLCD/val/time2/00000.png"), ["time2/00000.png", "cut short"]),
+    "a folder less": (lambda src: shutil.rmtree(src / "CLCD/val/label"), ["CLCD/val: has time1, time2 and no label"]),
     "damaged": (lambda src: (src / "CLCD/val/label/00000.png").write_bytes(b"none"), ["label/00000.png", "damaged"]),
 }
 
@@ -122,6 +129,14 @@ def test_faults_of_a_download_are_one_line_that_names_the_file(fault, tmp_path):
     for word in words:
         assert word in str(caught.value)
     assert not (tmp_path / "out" / MARK).exists()
+
+
+def test_a_band_that_is_cut_short_is_named(tmp_path):
+    oscd(tmp_path)
+    (band,) = tmp_path.glob("*/beirut/imgs_2_rect/B05.tif")
+    cut_short(band)
+    with pytest.raises(DecodeError, match=r"imgs_2_rect/B05\.tif: unreadable or cut short; download the images again"):
+        prepare("oscd", tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
