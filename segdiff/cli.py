@@ -1004,8 +1004,8 @@ def predict(
     from segdiff.config import ConfigError
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
-    from segdiff.inference.pair_threshold import UNSURE
     from segdiff.inference.ray_engine import PoolSize
+    from segdiff.model_files import UNSURE
     from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.pictures import write_image

@@ -11,12 +11,11 @@ from typing import Any, Protocol
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from segdiff.inference.folder import PredictionFolder
-from segdiff.inference.pair_threshold import UNSURE
 from segdiff.inference.pair_writer import PairWriter, WrittenPair
 from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, load, stream_pairs
 from segdiff.inference.rasters import is_raster
 from segdiff.inference.runtimes import Precision, RuntimeName
-from segdiff.model_files import PostProcessing, Settings
+from segdiff.model_files import UNSURE, PostProcessing, Settings
 
 OnRows = Callable[[int, int], None]
 """Told, of a pair of rasters at work, how many rows are done and how many there are."""

@@ -21,9 +21,6 @@ SIDE, WINDOWS = 512, 16
 _UNRELATED = 4
 """Windows, at most, that are compared with themselves turned by half a turn."""
 
-UNSURE = 0.25
-"""Below this confidence nothing can be told: none of the 30 pairs that it was chosen on had an F1 above 0.2 there."""
-
 _UNCHANGED = 0.1
 """The share of the change that may be none: higher scores are asked for until it is no more."""
 _FLOOR, _CEILING = 0.75, 1.25

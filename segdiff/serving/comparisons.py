@@ -20,7 +20,7 @@ from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.predictor import Detector
 from segdiff.inference.previews import Preview, preview_factor
 from segdiff.inference.rasters import is_raster, open_mask_writer, write_png_mask
-from segdiff.model_files import PostProcessing
+from segdiff.model_files import UNSURE, PostProcessing
 from segdiff.serving.uploads import Limits, Upload
 
 LISTED = 100
@@ -64,9 +64,10 @@ class Comparison:
         valid: np.ndarray | None,
         grid: Grid | None,
         place: Place | None,
+        confidence: float | None,
     ):
         self.folder, self.classes, self.thresholds = folder, classes, thresholds
-        self.name = Path(after.name).stem
+        self.name, self.confidence = Path(after.name).stem, confidence
         self.change, self.kinds, self.valid, self.grid, self.place = change, kinds, valid, grid, place
         self._post_processing, self._raster = post_processing, is_raster(after.path)
         self._decision: Decision | None = None
@@ -99,6 +100,8 @@ class Comparison:
             "pixel_area": float(areas),
             "unit": self._unit,
             "raster": self._raster,
+            "confidence": self.confidence,
+            "unsure": self.confidence is not None and self.confidence < UNSURE,
         }
 
     def decide(self, threshold: float) -> Decision:
@@ -229,6 +232,7 @@ def compare(
     return Comparison(
         folder, after, detector.settings.classes, detector.post_processing, thresholds_around(own),
         np.load(stored, mmap_mode="r"), kinds, prediction.valid, prediction.grid, place,
+        prediction.confidence,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segdiff.files import write_whole
+from segdiff.model_files import UNSURE
 from segdiff.visualization.layers import LAYERS, LONGEST, heat_gradient
 from segdiff.visualization.pages import TEMPLATES, page_template
 from segdiff.visualization.palettes import CLASS_COLORS, OUTCOME_COLORS, OUTCOME_NAMES, WRONG_CLASS, Color
@@ -86,6 +87,7 @@ def write_report(folder: Path) -> Path:
     data = {
         "pairs": pairs,
         "truth": truth,
+        "unsure": UNSURE,
         "sort": "f1-worst" if truth else "changed-most",
         "legends": {
             "classes": _class_legend(job),
@@ -177,7 +179,7 @@ def _pair(row: dict[str, str]) -> dict[str, Any]:
     }
     if row.get("classes"):
         pair["classes"] = json.loads(row["classes"])
-    for score in ("f1", "precision", "recall"):
+    for score in ("f1", "precision", "recall", "confidence"):
         if row.get(score):
             pair[score] = float(row[score])
     return pair

@@ -15,7 +15,7 @@ from segdiff.inference import pair_threshold
 from segdiff.inference.pair_threshold import PairScale, Unchanged, measure_pair
 from segdiff.inference.predictor import Detector, FailedPair, LoadedPair, PredictedRaster, stream_pairs
 from segdiff.inference.runtimes import Batch, Network, by_threes
-from segdiff.model_files import BAND_DEVIATION, BAND_MEAN, ModelError, Settings
+from segdiff.model_files import BAND_DEVIATION, BAND_MEAN, UNSURE, ModelError, Settings
 
 
 def difference(batches) -> Iterator[np.ndarray]:
@@ -118,14 +118,14 @@ def test_another_light_is_no_change_and_an_object_is():
 def test_nothing_can_be_told_of_pairs_without_anything_in_common_or_without_any_difference(after):
     result = detector().predict(scene(), after)
     assert result.mask.mean() < 0.3
-    assert result.confidence < pair_threshold.UNSURE
+    assert result.confidence < UNSURE
 
 
 def test_noise_alone_tells_nothing():
     noise = [np.random.default_rng(seed).integers(0, 256, (90, 70, 3), np.uint8) for seed in range(2)]
     result = detector().predict(*noise)
     assert result.mask.mean() < 0.01
-    assert result.confidence < pair_threshold.UNSURE
+    assert result.confidence < UNSURE
 
 
 def test_what_stands_out_of_two_places_without_anything_in_common_is_not_to_be_trusted():
@@ -134,7 +134,7 @@ def test_what_stands_out_of_two_places_without_anything_in_common_is_not_to_be_t
     result = detector().predict(before, after)
     assert result.mask[22:38, 22:58].mean() > 0.9  # the threshold is not at fault
     assert result.mask.mean() < 0.15
-    assert result.confidence < pair_threshold.UNSURE
+    assert result.confidence < UNSURE
 
 
 def test_pixels_without_data_change_neither_bands_nor_threshold():

@@ -15,10 +15,9 @@ from data_pipelines.decoding import read_mask
 from data_pipelines.synthetic import draw_scene
 from segdiff.cli import app
 from segdiff.inference.export_model import export_model
-from segdiff.inference.pair_threshold import UNSURE
 from segdiff.inference.predictor import Detector
 from segdiff.inference.runtimes import by_threes
-from segdiff.model_files import ModelError, Settings, resolve_model
+from segdiff.model_files import UNSURE, ModelError, Settings, resolve_model
 from segdiff.models.backbones import BackboneEncoder
 from segdiff.models.loading import load_model
 from segdiff.models.pretrained import load_imagenet

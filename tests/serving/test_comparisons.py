@@ -109,6 +109,7 @@ def test_a_large_image_is_shown_small_and_every_change_stays_to_be_seen(tmp_path
     probability[5, 7] = 0.9
     comparison = compare(Detector(Told(probability)), before, after, tmp_path, Limits())
     described = comparison.describe()
+    assert (described["confidence"], described["unsure"]) == (None, False)
     assert (described["factor"], described["width"]) == (3, 5000)
     levels = np.frombuffer(gzip.decompress(comparison.levels), np.uint8).reshape(3, 1667)
     mask = np.frombuffer(gzip.decompress(comparison.packed_mask(0.5)), np.uint8).reshape(3, 1667)

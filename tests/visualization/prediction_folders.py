@@ -13,7 +13,7 @@ from segdiff.visualization.layers import LAYERS, write_layers
 
 COLUMNS = (
     "name", "status", "changed_pixels", "changed_fraction", "area", "objects", "seconds", "error", "area_unit",
-    "classes", "f1", "precision", "recall", "iou",
+    "classes", "confidence", "f1", "precision", "recall", "iou",
 )  # fmt: skip
 SIZE = 64
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segdiff.model_files import UNSURE
 from segdiff.visualization import report
 from segdiff.visualization.report import ReportError, write_report
 from tests.visualization.prediction_folders import failed_row, row_of, write_folder
@@ -127,6 +128,14 @@ def test_pairs_of_several_classes_say_which(tmp_path):
     assert "<option>house</option><option>road &amp; &lt;path&gt;</option>" in page
     assert [key["name"] for key in data_of(folder)["legends"]["classes"]] == ["house", "road & <path>"]
     assert [pair.get("classes") for pair in data_of(folder)["pairs"]] == [{"house": 2, "road & <path>": 1}, {}]
+
+
+def test_the_confidence_of_a_pair_reaches_the_page(tmp_path):
+    folder = write_folder(tmp_path, [row_of("one", 0.1, confidence="0.120"), row_of("two", 0.2)])
+    write_report(folder)
+    data = data_of(folder)
+    assert {pair["name"]: pair.get("confidence") for pair in data["pairs"]} == {"one": 0.12, "two": None}
+    assert data["unsure"] == UNSURE
 
 
 def test_a_folder_of_before_the_report_is_shown_by_its_overlays(tmp_path):

@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const { pairs, truth, legends, sort: firstSort } = window.SEGDIFF_REPORT;
+  const { pairs, truth, legends, unsure: unsureBelow, sort: firstSort } = window.SEGDIFF_REPORT;
   const byName = new Map(pairs.map((pair) => [pair.name, pair]));
   const gallery = document.getElementById("gallery");
   const filters = document.getElementById("filters");
@@ -225,6 +225,10 @@
     const kinds = Object.entries(pair.classes ?? {}).map(([name, count]) => `${name} ${number.format(count)}`);
     parts.push(`${number.format(pair.objects)} ${pair.objects === 1 ? "object" : "objects"}`);
     if (kinds.length) parts.push(kinds.join(", "));
+    if (pair.confidence != null) {
+      const unsure = pair.confidence < unsureBelow ? ": nothing can be told" : "";
+      parts.push(`confidence ${pair.confidence.toFixed(2)}${unsure}`);
+    }
     if (truth && pair.f1 != null) {
       for (const [label, key] of [["F1", "f1"], ["precision", "precision"], ["recall", "recall"]]) {
         if (pair[key] != null) parts.push(`${label} ${pair[key].toFixed(3)}`);

@@ -188,7 +188,9 @@
       if (request !== asked) return forget(`comparisons/${comparison.comparison}`);
       if (shown) forget(`comparisons/${shown.comparison}`);
       shown = prepare(comparison, levels);
-      tell(`Compared in ${((performance.now() - began) / 1000).toFixed(1)} s`);
+      const sure = shown.confidence == null ? "" : `, confidence ${shown.confidence.toFixed(2)}`;
+      tell(`Compared in ${((performance.now() - began) / 1000).toFixed(1)} s${sure}`);
+      complain(shown.unsure ? "Nothing can be told of these two images: how they differ is unlike a change of one place." : "");
       present();
     } catch (error) {
       if (request !== asked) return;
