@@ -38,6 +38,19 @@ def test_deeppcb_binary_finds_the_defects_of_a_real_board(shared: Path):
     assert 0.0005 < result.mask.mean() < 0.02
 
 
+def test_deeppcb_finds_each_defect_of_a_real_board_by_its_kind(shared: Path):
+    data = shared / "data" / "deeppcb" / "train"
+    detector = segdiff.load("deeppcb")
+    name = "00041000"
+    result = detector.predict(data / "A" / f"{name}.jpg", data / "B" / f"{name}.jpg")
+    for line in (data / "boxes" / f"{name}.csv").read_text().splitlines()[1:]:
+        *corners, kind = line.split(",")
+        x1, y1, x2, y2 = map(int, corners)
+        counts = np.bincount(result.mask[y1:y2, x1:x2].ravel(), minlength=7)[1:]
+        assert detector.settings.classes[1 + int(counts.argmax())] == kind
+        assert counts.max() > 0
+
+
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a release with one model, and its card."""
