@@ -218,7 +218,7 @@ class CropPlan:
         return together if len(self.roots) == 1 else np.random.default_rng([self.seed, 2, epoch]).permutation(together)
 
 
-def turns(shapes: Sequence[tuple[int, int]], crop: int) -> list[int]:
+def turns_by_area(shapes: Sequence[tuple[int, int]], crop: int) -> list[int]:
     """How often pairs of these shapes, (height, width), are taken in a round: by the crops that fit, the smallest once.
 
     Else, beside small ones, most of what is in the large pairs would hardly be seen.

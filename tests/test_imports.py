@@ -1,6 +1,7 @@
 """Imports go one way, and what takes seconds to import is imported late."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,9 @@ def test_tensorflow_is_imported_late():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPOSITORY / "tests" / "benchmarks").glob("[a-z]*.py")))
+def test_benchmarks_take_names_that_are_there(name):
+    """They measure what the README says, and no test runs them."""
+    importlib.import_module(f"tests.benchmarks.{name}")

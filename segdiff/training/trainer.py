@@ -22,7 +22,7 @@ from data_pipelines.pipeline import (
     PairStore,
     Part,
     training_batches,
-    turns,
+    turns_by_area,
 )
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
@@ -73,7 +73,7 @@ class TrainingData:
     turns: tuple[tuple[int, ...], ...]
     """``train`` with each index as often as its pair is taken in a round."""
     classes: tuple[str, ...]
-    by_root: tuple[tuple[float, float] | None, ...]
+    root_resolutions: tuple[tuple[float, float] | None, ...]
     """The finest and the coarsest of each root in metres per pixel; None: not known."""
     ground_resolution: tuple[float, float] | None = None
     """The finest and the coarsest that the model will see; None: not known."""
@@ -337,7 +337,7 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
         times = [1] * len(to_train)
         if len({size for split in report.splits.values() for size in split.sizes}) > 1:
             headers = [read_info(pairs[k].pair.after) for k in to_train]
-            times = turns([(header.height, header.width) for header in headers], config.data.crop)
+            times = turns_by_area([(header.height, header.width) for header in headers], config.data.crop)
         taken.append(tuple(k for k, often in zip(to_train, times, strict=True) for _ in range(often)))
     of_change = [report for report, coding in zip(reports, codings, strict=True) if coding.values == (0, 255)]
     of_classes = [report for report, coding in zip(reports, codings, strict=True) if coding.classes > 2]
@@ -445,7 +445,7 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
         roots=data.turns,
         weights=tuple(weights),
         resolution=config.data.crop_resolution,
-        ground=tuple(mean_side(own) for own in data.by_root if own) if config.data.crop_resolution else (),
+        ground=tuple(mean_side(own) for own in data.root_resolutions if own) if config.data.crop_resolution else (),
     )
 
 

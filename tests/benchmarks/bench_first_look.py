@@ -19,9 +19,10 @@ import segdiff
 from data_pipelines import IGNORE
 from data_pipelines.layouts import Pair, find_pairs
 from data_pipelines.validation import check
+from segdiff.inference.bootstrap import drawn_pairs, interval
 from segdiff.inference.evaluation import Truth
-from segdiff.inference.pair_threshold import UNSURE
 from segdiff.inference.predictor import Detector
+from segdiff.model_files import UNSURE
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("SEGDIFF_SHARED", ROOT.parent / "shared")) / "data"
@@ -60,10 +61,10 @@ def count(mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.array([(mask & change).sum(), (mask & known & ~change).sum(), (~mask & change).sum()])
 
 
-def f1(counts: np.ndarray) -> float:
-    """Of counts, or of the sum of those of several pairs; 0 where nothing changed and nothing was found."""
-    true, false, missed = np.atleast_2d(counts).sum(axis=0)
-    return float(2 * true / max(2 * true + false + missed, 1))
+def f1(counts: np.ndarray) -> np.ndarray:
+    """Of counts ... x 3, 0 where nothing changed and nothing was found."""
+    true, false, missed = np.moveaxis(counts, -1, 0)
+    return 2 * true / np.maximum(2 * true + false + missed, 1)
 
 
 def measure(detector: Detector, pair: Pair, truth: Truth) -> Outcome:
@@ -79,14 +80,6 @@ def measure(detector: Detector, pair: Pair, truth: Truth) -> Outcome:
         pair.name, count(prediction.mask > 0, known), count(vector, known), ended - between, between - began,
         prediction.confidence,
     )  # fmt: skip
-
-
-def interval(counts: np.ndarray) -> tuple[float, float]:
-    """In which 95 % of the F1 of pairs drawn anew lie."""
-    draw = np.random.default_rng(0)
-    drawn = [f1(counts[draw.integers(0, len(counts), len(counts))]) for _ in range(1000)]
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def main() -> None:
@@ -105,17 +98,17 @@ def main() -> None:
         truth = Truth(report.coding, 2)
         outcomes = [measure(detector, pair, truth) for pair in report.data.pairs]
         counts = np.stack([one.counts for one in outcomes])
-        baseline = f1(np.stack([one.baseline for one in outcomes]))
-        gains.append(f1(counts) - baseline)
+        found, baseline = (f1(each.sum(axis=0)) for each in (counts, np.stack([one.baseline for one in outcomes])))
+        gains.append(found - baseline)
         everything += outcomes
-        low, high = interval(counts)
+        low, high = interval(f1(drawn_pairs(len(outcomes)) @ counts))
         rates = [
             len(outcomes) / sum(seconds)
             for seconds in ([one.baseline_seconds for one in outcomes], [one.seconds for one in outcomes])
         ]
         name = "/".join(data.parts[-2:]) if data.name in ("val", "train", "test") else data.name
         print(
-            f"{name:<20} {len(outcomes):>5}  {baseline:>13.3f}  {f1(counts):>10.3f}  ({low:.3f} to {high:.3f}) "
+            f"{name:<20} {len(outcomes):>5}  {baseline:>13.3f}  {found:>10.3f}  ({low:.3f} to {high:.3f}) "
             f"{gains[-1]:>+6.3f}  {rates[0]:>6.1f} {rates[1]:>6.2f}",
             flush=True,
         )

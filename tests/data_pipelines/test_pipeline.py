@@ -24,7 +24,7 @@ from data_pipelines.pipeline import (
     Part,
     join_tiles,
     training_batches,
-    turns,
+    turns_by_area,
     whole_image_batches,
 )
 from data_pipelines.validation import MaskCoding
@@ -166,10 +166,10 @@ def test_no_pair_comes_twice_before_every_other_came_once_over_the_epochs(crops)
 
 
 def test_pairs_are_taken_by_the_crops_that_fit():
-    assert turns([(256, 256), (1024, 1024), (512, 256)], 256) == [1, 16, 2]
-    assert turns([(640, 640)] * 3, 256) == [1, 1, 1]
-    assert turns([(100, 100), (512, 512)], 256) == [1, 4], "a pair smaller than a crop is filled up to one"
-    assert turns([(512, 512), (1024, 512)], 64) == [1, 2]
+    assert turns_by_area([(256, 256), (1024, 1024), (512, 256)], 256) == [1, 16, 2]
+    assert turns_by_area([(640, 640)] * 3, 256) == [1, 1, 1]
+    assert turns_by_area([(100, 100), (512, 512)], 256) == [1, 4], "a pair smaller than a crop is filled up to one"
+    assert turns_by_area([(512, 512), (1024, 512)], 64) == [1, 2]
 
 
 def test_roots_share_an_epoch_by_their_weights_and_every_pair_of_each_comes_in_turn():
