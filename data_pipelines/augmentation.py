@@ -16,7 +16,8 @@ class Augmentation:
     The numbers are those of the configuration's ``data.augmentation``: ``flip``, ``swap``, ``scale`` (fraction),
     ``rotate`` (degrees), ``brightness``, ``contrast``, ``gamma``, ``band_gain``, ``hue``, ``saturation``, ``noise``
     (fractions), ``blur`` (pixels), ``jpeg`` (lowest quality or None), ``misregistration`` (pixels). 0, None and False
-    switch one off.
+    switch one off. ``mask_offset`` is ``data.mask_offset``: whole pixels (right, down) by which masks lie away from
+    what they mark, flipped or not.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Augmentation:
         blur: float = 0.0,
         jpeg: int | None = None,
         misregistration: float = 0.0,
+        mask_offset: tuple[int, int] = (0, 0),
     ):
         if (hue or saturation) and bands != 3:
             raise ValueError(f"hue and saturation need 3 bands, the images have {bands}: set both to 0")
         if jpeg is not None and bands not in (1, 3):
             raise ValueError(f"jpeg needs 1 or 3 bands, the images have {bands}: set it to null")
         self._swap, self._misregistration = swap, misregistration
+        self._mask_offset = np.array(mask_offset)
         self._geometry = lambda: A.Compose(_geometry(flip, scale, rotate), additional_targets={"after": "image"})
         self._photometry = lambda: A.Compose(
             _photometry(brightness, contrast, gamma, band_gain, hue, saturation, noise, blur, jpeg), seed=0
@@ -58,8 +61,9 @@ class Augmentation:
             self._of_thread.geometry, self._of_thread.photometry = self._geometry(), self._photometry()
         geometry, photometry = self._of_thread.geometry, self._of_thread.photometry
         geometry.set_random_seed(int(rng.integers(2**31)))
-        moved = geometry(image=before, after=after, mask=mask)
-        before, after, mask = moved["image"], moved["after"], moved["mask"]
+        # flips are of what the mask marks: the offset is taken off before them and put back after
+        moved = geometry(image=before, after=after, mask=_shift_mask(mask, -self._mask_offset))
+        before, after, mask = moved["image"], moved["after"], _shift_mask(moved["mask"], self._mask_offset)
         if self._swap and rng.random() < 0.5:
             before, after = after, before
         if self._misregistration:
@@ -120,6 +124,15 @@ def _photometry(
     if jpeg is not None:
         transforms.append(A.ImageCompression(quality_range=(jpeg, 100), p=0.5))
     return transforms
+
+
+def _shift_mask(mask: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The mask moved by (x, y) whole pixels, its border repeated."""
+    if not by.any():
+        return mask
+    height, width = mask.shape
+    rows, columns = np.arange(height) - by[1], np.arange(width) - by[0]
+    return mask[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
 
 
 def _shift(image: np.ndarray, by: np.ndarray) -> np.ndarray:

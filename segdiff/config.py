@@ -84,6 +84,9 @@ class DataConfig(_Section):
     binary: bool = Field(False, description="every class but 0 is the change")
     classes: tuple[str, ...] | None = Field(None, min_length=2, description="names of the classes, 0 first")
     ignore: int | None = Field(None, ge=1, le=255, description="mask value of pixels without truth")
+    mask_offset: tuple[Annotated[int, Field(ge=-16, le=16)], Annotated[int, Field(ge=-16, le=16)]] = Field(
+        (0, 0), description="pixels right and down by which masks lie away from what they mark; flips then keep it"
+    )
     crop: int = Field(256, ge=16, le=4096, description="side of the training crops, in pixels")
     crop_resolution: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = Field(
         None,

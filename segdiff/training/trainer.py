@@ -426,7 +426,8 @@ def _classes(config: Config, found: list[int]) -> tuple[str, ...]:
 
 def _augmentation(config: Config) -> Augmentation:
     try:
-        return Augmentation(bands=config.data.bands, **config.data.augmentation.model_dump())
+        data = config.data
+        return Augmentation(bands=data.bands, mask_offset=data.mask_offset, **data.augmentation.model_dump())
     except ValueError as error:
         raise ConfigError(f"data.augmentation: {error}") from error
 

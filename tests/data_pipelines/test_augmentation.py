@@ -54,6 +54,20 @@ def test_flips_move_before_after_and_mask_alike_and_reach_all_eight_positions():
     assert len(seen) == 8
 
 
+def test_a_mask_that_lies_two_right_and_one_up_of_what_it_marks_does_so_after_every_flip():
+    before = noise(3)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    marked = before[..., 0] > 250
+    mask[:-1, 2:] = marked[1:, :-2]
+    augmentation = Augmentation(bands=3, flip=True, mask_offset=(2, -1))
+    moved = results(augmentation, before, before, mask, 80)
+    assert len({image.tobytes() for image, _, _ in moved}) == 8
+    inside = slice(4, -4)
+    for image, _, moved_mask in moved:
+        found = np.roll(image[..., 0] > 250, (-1, 2), axis=(0, 1))
+        np.testing.assert_array_equal(moved_mask[inside, inside], found[inside, inside])
+
+
 @pytest.mark.parametrize("turn", [{"scale": 0.3}, {"rotate": 40}, {"scale": 0.2, "rotate": 180, "flip": True}])
 def test_zoom_and_turn_move_before_after_and_mask_alike(turn):
     before = coordinates()
