@@ -79,7 +79,12 @@ class DataConfig(_Section):
         gt=0,
         description="metres per pixel, see [Ground resolution](#ground-resolution); default: the rasters' own",
     )
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="kept for validation where the data have no val split")
+    val_fraction: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="kept for validation where the data have no val split; 0: none, it is on the pairs trained on",
+    )
     bands: int = Field(3, ge=1, le=64, description="bands of the images; grey and RGB are brought to each other")
     binary: bool = Field(False, description="every class but 0 is the change")
     classes: tuple[str, ...] | None = Field(None, min_length=2, description="names of the classes, 0 first")
@@ -328,6 +333,13 @@ class InferenceConfig(_Section):
 
     tile: int = Field(512, ge=32, le=8192, description="side of a tile, in pixels")
     overlap: int = Field(64, ge=0, le=4096, description="pixels that neighbouring tiles share")
+    threshold: float | None = Field(
+        None,
+        ge=0.001,
+        le=0.999,
+        description="probability from which a pixel is changed, to 1/1024; null: that of the best F1 on the "
+        "validation pairs",
+    )
     post_processing: Annotated[
         Annotated[Literal["auto", "none"], Tag("[word]")] | Annotated[PostProcessingConfig, Tag("[section]")],
         Discriminator(_word_or_section),

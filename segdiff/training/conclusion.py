@@ -17,7 +17,7 @@ from segdiff.model_files import PostProcessing
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
 from segdiff.training.callbacks import log_pictures, save_detector
-from segdiff.training.metrics import ChangeScores, change_of, class_scores, confusion_matrix, confusion_scores
+from segdiff.training.metrics import BINS, ChangeScores, change_of, class_scores, confusion_matrix, confusion_scores
 from segdiff.training.post_processing import PostProcess, choose_post_processing, keep_trials
 
 RANKED = 4
@@ -120,6 +120,7 @@ def conclude(
     validation: Validation,
     classes: tuple[str, ...],
     *,
+    trained_on: bool,
     best_epoch: int,
     history: Sequence[dict[str, float]],
     precision: str,
@@ -129,7 +130,8 @@ def conclude(
 ) -> dict[str, object]:
     """Chooses threshold and post-processing of the best model on the validation pairs, and writes model and metrics.
 
-    The metrics are written last: a run that has them has its pictures too, and one that was stopped before is resumed.
+    ``trained_on`` says that these are the pairs of the training itself. The metrics are written last: a run that has
+    them has its pictures too, and one that was stopped before is resumed.
     """
     model = load_model(run / "model.keras")
     fast = with_precision(model, precision)
@@ -139,17 +141,18 @@ def conclude(
         standing(confusion_matrix(truth, mask, len(classes)))
         for mask, truth in validation.predicted(fast, model.settings.threshold, counts)
     ]
-    threshold = float(counts.result()["threshold"])
+    given = config.inference.threshold
+    threshold = float(counts.result()["threshold"]) if given is None else round(given * BINS) / BINS
     confusion = plain = counts.at(threshold)
     wanted = config.inference.post_processing
     post_processing = PostProcessing() if isinstance(wanted, str) else PostProcessing(**wanted.model_dump())
-    chosen = "epoch and threshold"
+    chosen = ["epoch", "threshold"] if given is None else ["epoch"]
     if wanted == "auto" or post_processing != PostProcessing():
         masks = validation.predicted(fast, threshold)
         with keep_trials(masks, classes=len(classes), post_process=post_process, workdir=run) as tried:
             plain = tried.plain
             if wanted == "auto":
-                chosen = "epoch, threshold and post-processing"
+                chosen.append("post-processing")
                 post_processing, confusion = choose_post_processing(tried)
             else:
                 (confusion,) = tried.confusions([post_processing])
@@ -160,11 +163,11 @@ def conclude(
     model.settings = replace(model.settings, threshold=threshold, post_processing=post_processing)
     save_detector(model, run / "model.keras")
     result = {
-        "split": "val",
+        "split": "train" if trained_on else "val",
         "pairs": len(validation.indices),
         "best_epoch": best_epoch,
         "epochs": len(history),
-        "chosen_on": f"{chosen} were chosen on these pairs",
+        "chosen_on": _chosen_on(chosen, trained_on),
         "seconds": round(sum(row["seconds"] for row in history), 1),
         **with_and_without[0],
         "threshold": threshold,
@@ -213,6 +216,11 @@ def best_and_worst(standings: Sequence[Standing | None], most: int = RANKED) -> 
     ranked = [place for _, place in sorted(known, key=lambda item: item[0], reverse=True)]
     best = ranked[: min(most, len(ranked) // 2)]
     return best, ranked[len(best) :][-most:][::-1]
+
+
+def _chosen_on(chosen: list[str], trained_on: bool) -> str:
+    words = f"{', '.join(chosen[:-1])} and {chosen[-1]} were" if len(chosen) > 1 else f"{chosen[0]} was"
+    return f"{words} chosen on these pairs" + (", which it was trained on" if trained_on else "")
 
 
 def _describe(post_processing: PostProcessing, f1: float, without: float) -> str:

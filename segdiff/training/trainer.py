@@ -141,8 +141,9 @@ def train(
         batch_pixels=config.train.batch * config.data.crop**2,
     )
     part = Part(distribution.index, distribution.workers)  # each worker decodes what it computes
+    validated = "the same" if data.val == data.train else len(validation.indices)
     say(
-        f"{sum(map(len, data.train))} pairs to train on, {len(validation.indices)} to validate on; "
+        f"{sum(map(len, data.train))} pairs to train on, {validated} to validate on; "
         f"{plan.crops_per_epoch} crops an epoch, {detector.count_params():,} parameters"
     )
 
@@ -241,6 +242,7 @@ def train(
             config,
             validation,
             data.classes,
+            trained_on=data.val == data.train,
             best_epoch=best.best_epoch,
             history=rows,
             precision=precision,
@@ -406,6 +408,8 @@ def _ground_resolution(
 
 
 def _divide(indices: list[int], config: Config, root: Path) -> tuple[list[int], list[int]]:
+    if config.data.val_fraction == 0:
+        return indices, indices
     if len(indices) < 2:
         raise DataError(f"{root}: has {len(indices)} pair to train on and no val split; at least 2 pairs are needed")
     shuffled = np.random.default_rng([config.seed or 0, 0]).permutation(indices)

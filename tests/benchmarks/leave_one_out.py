@@ -7,7 +7,8 @@ pixels together, and the threshold that is best over all. A training that is the
 interrupted goes on.
 
     --set KEY=VALUE     over CONFIG, as often as wanted
-    --group REGEX       pairs of whose names this part is the same are left out together: '^[a-z]+_[0-9]+'
+    --group REGEX       pairs of whose names this part is the same are left out together: '^[a-z]+_[0-9]+'; given
+                        several times: pairs whose names match the same one, such as those that show the same ground
     --site REGEX        F1 is also printed for pairs of which this part of the name is the same: '^[a-z]+'
 """
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--group", default=".*", metavar="REGEX")
+    parser.add_argument("--group", action="append", default=[], metavar="REGEX")
     parser.add_argument("--site", default=".*", metavar="REGEX")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -90,9 +91,14 @@ def main() -> None:
         found = re.search(pattern, name)
         return found.group(0) if found else name
 
+    def left_out_with(name: str) -> str:
+        if len(arguments.group) == 1:
+            return part(arguments.group[0], name)
+        return next((f"group_{k}" for k, one in enumerate(arguments.group) if re.search(one, name)), name)
+
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(part(arguments.group, pair.name), []).append(pair)
+        groups.setdefault(left_out_with(pair.name), []).append(pair)
     counts = {
         group: counts_by_threshold(train_without(group, pairs, members, arguments), members, truth)
         for group, members in groups.items()

@@ -441,6 +441,26 @@ def test_pairs_without_splits_are_divided_by_the_fraction_and_the_seed(tmp_path)
     assert read_data(configured(data, data__classes=names), print).classes == tuple(names)
 
 
+def test_a_single_pair_trains_without_any_kept_aside_and_with_a_threshold_that_is_given(tmp_path):
+    data = three_classes(tmp_path / "data", 1)
+    config = configured(
+        data,
+        data__val_fraction=0,
+        data__binary=True,
+        train__epochs=1,
+        model__encoder={"channels": [4, 8]},
+        train__crops_per_epoch=2,
+        inference__threshold=0.9,
+        inference__post_processing="none",
+    )
+    said: list[str] = []
+    metrics = quiet_train(config, tmp_path / "run", said=said)
+    assert any("1 pairs to train on, the same to validate on; " in line for line in said)
+    assert metrics["chosen_on"] == "epoch was chosen on these pairs, which it was trained on"
+    assert (metrics["split"], metrics["pairs"], metrics["threshold"]) == ("train", 1, round(0.9 * 1024) / 1024)
+    assert load_model(tmp_path / "run").settings.threshold == metrics["threshold"]
+
+
 def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
     """And the post-processing of the configuration goes into the model: no region is as large as it asks for."""
     roots = three_classes(tmp_path / "one", 3), three_classes(tmp_path / "two", 2)
