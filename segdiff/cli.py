@@ -281,7 +281,7 @@ def synth(
 
 
 def _draw_pairs(screen: _Screen, out: Path, pairs: int, size: int, seed: int) -> None:
-    from data_pipelines.synthetic import write_scenes
+    from data_pipelines.synthetic.writing import write_scenes
     from segdiff.config import ConfigError
 
     with screen.progress("drawing") as update:

@@ -22,7 +22,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from data_pipelines.published.preparing import DATA_SETS
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from segdiff import cli
 from segdiff.config import EncoderConfig, ModelConfig, load_config
 from segdiff.inference.boxes import find_boxes

@@ -84,7 +84,9 @@ def test_tensorflow_is_imported_late():
         if path.stem != "pipeline"
     ]
     modules += [
-        f"data_pipelines.published.{path.stem}" for path in (REPOSITORY / "data_pipelines/published").glob("[!_]*.py")
+        f"data_pipelines.{package}.{path.stem}"
+        for package in ("published", "synthetic")
+        for path in (REPOSITORY / "data_pipelines" / package).glob("[!_]*.py")
     ]
     code = (
         f"import importlib, sys\nfor name in {modules}:\n    importlib.import_module(name)\n"

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from data_pipelines.synthetic import draw_scene
+from data_pipelines.synthetic.drawing import draw_scene
 from segdiff.inference.evaluation import Scoreboard
 from segdiff.inference.predictor import Detector, LoadedPair
 

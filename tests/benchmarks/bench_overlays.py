@@ -22,7 +22,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from data_pipelines.decoding import read_image, read_mask
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from segdiff.visualization.overlays import blink, mark_change, overlay
 from segdiff.visualization.pictures import encode_image, write_gif
 

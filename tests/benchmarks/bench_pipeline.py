@@ -22,7 +22,7 @@ from data_pipelines.decoding import read_image, read_mask
 from data_pipelines.layouts import Pair, find_pairs
 from data_pipelines.packing import pack
 from data_pipelines.pipeline import CropPlan, LabelledPair, PairStore, training_batches
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from data_pipelines.validation import CheckReport, check
 
 SIZE, CROP, BATCH = 512, 256, 8

@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.synthetic import (
-    Scene,
-    change_mask,
-    draw_scene,
-    footprints,
-    plan_conditions,
-    plan_scene,
-    render,
-    write_scenes,
-)
+from data_pipelines.synthetic.conditions import plan_conditions
+from data_pipelines.synthetic.drawing import draw_scene
+from data_pipelines.synthetic.planning import plan_scene
+from data_pipelines.synthetic.rendering import render
+from data_pipelines.synthetic.truth import change_mask, footprints
+from data_pipelines.synthetic.world import Scene
+from data_pipelines.synthetic.writing import write_scenes
 
 
 def contents(folder: Path) -> dict[str, bytes]:

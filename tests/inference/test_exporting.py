@@ -10,7 +10,7 @@ import pytest
 
 import segdiff
 from data_pipelines.layouts import find_pairs
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from data_pipelines.validation import check
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference import export_model as exporting

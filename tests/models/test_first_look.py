@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import segdiff
 from data_pipelines.decoding import read_mask
-from data_pipelines.synthetic import draw_scene
+from data_pipelines.synthetic.drawing import draw_scene
 from segdiff.cli import app
 from segdiff.inference.export_model import export_model
 from segdiff.inference.predictor import Detector

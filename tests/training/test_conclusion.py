@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.layouts import Pair
 from data_pipelines.pipeline import LabelledPair, PairStore
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from data_pipelines.validation import MaskCoding
 from segdiff.training.conclusion import Standing, Validation, best_and_worst, standing
 from segdiff.training.metrics import ChangeScores, confusion_matrix

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import read_history
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from data_pipelines.layouts import DataError
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from data_pipelines.validation import FaultyDataError
 from segdiff.config import Config, ConfigError, load_config
 from segdiff.inference.postprocessing import postprocess_mask

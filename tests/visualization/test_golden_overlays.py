@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.decoding import read_image, read_mask
-from data_pipelines.synthetic import write_scenes
+from data_pipelines.synthetic.writing import write_scenes
 from segdiff.visualization.overlays import blink, mark_change, overlay
 
 GOLDEN = Path(__file__).parent / "golden"
