@@ -363,8 +363,8 @@ def prepare(
     """Bring a published data set, as downloaded, into the layout of DATA, by the protocol that papers compare on."""
     from data_pipelines.published.preparing import DATA_SETS, require_free
     from data_pipelines.published.preparing import prepare as prepare_data
+    from data_pipelines.whole_folders import new_folder
     from segdiff.config import ConfigError
-    from segdiff.files import new_folder
 
     screen = _Screen(as_json, quiet)
     if name not in DATA_SETS:
@@ -377,10 +377,10 @@ def prepare(
         raise ConfigError(f"{out}: SRC and OUT lie in one another; name a folder elsewhere, SRC is left alone")
     try:
         require_free(out, overwrite=overwrite)
+        with new_folder(out, replace=overwrite, alone=True) as folder, screen.progress("preparing") as update:
+            prepared = prepare_data(name, src, folder, on_progress=update)
     except FileExistsError as error:
         raise ConfigError(str(error)) from error
-    with new_folder(out, replace=overwrite) as folder, screen.progress("preparing") as update:
-        prepared = prepare_data(name, src, folder, on_progress=update)
 
     def render(console: Console) -> None:
         table = Table(box=None, header_style="bold", pad_edge=False)

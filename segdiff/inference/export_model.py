@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.validation import CheckReport, FaultyDataError
-from segdiff.files import new_folder
+from data_pipelines.whole_folders import new_folder
 from segdiff.inference.comparing import DRAWN_PAIRS, compare, drawn_pairs, require_close, spread
 from segdiff.inference.evaluation import Truth, split_pairs
 from segdiff.inference.exporting import write_network
