@@ -613,8 +613,8 @@ def export(
     nothing is left behind and the exit status is 4. OUT/manifest.json tells other programs what goes in and comes out.
     """
     from segdiff.config import ConfigError, load_config
-    from segdiff.inference.formats import choose_export
-    from segdiff.model_files import MANIFEST, ModelError, resolve_model
+    from segdiff.inference.formats import choose_export, require_exportable
+    from segdiff.model_files import MANIFEST
 
     screen = _Screen(as_json, quiet)
     chosen = choose_export(kind, precision)
@@ -627,8 +627,7 @@ def export(
             raise ConfigError(f"{out}: is not empty and holds no exported model; name another folder with --out")
         if not overwrite:
             raise ConfigError(f"{out}: holds an exported model; name another folder with --out, or --overwrite")
-    if resolve_model(model).name == MANIFEST:
-        raise ModelError(f"{model}: is an exported model already; name the run folder or .keras file it was made of")
+    require_exportable(model)
     if ignore is None and (Path(model) / "config.yaml").is_file():
         ignore = load_config(Path(model) / "config.yaml").data.ignore
     report = None if data is None else _checked(screen, data, ignore)
@@ -641,11 +640,11 @@ def export(
         with _silence(debug), contextlib.nullcontext() if debug else contextlib.redirect_stdout(io.StringIO()):
             yield
 
-    screen.say(f"converting to {kind} in {chosen}")
     with screen.progress("comparing") as update:
         manifest = export_model(
-            model, out, kind, chosen, data=report, overwrite=overwrite, silence=silence, on_progress=update
-        )
+            model, out, kind, chosen, data=report, overwrite=overwrite, silence=silence, say=screen.say,
+            on_progress=update,
+        )  # fmt: skip
     checked = manifest.checked or {}
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
