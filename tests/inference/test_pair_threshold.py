@@ -204,6 +204,15 @@ def test_images_of_other_bands_are_refused_and_grey_is_taken_as_rgb():
     assert not detector().predict(grey[..., 0], grey.repeat(3, axis=2)).mask.any()
 
 
+@pytest.mark.parametrize(("shape", "bands"), [((0, 5, 4), 4), ((5, 0), 1), ((5, 5, 0), "bands")])
+def test_arrays_without_a_pixel_are_refused(shape, bands):
+    empty = np.zeros(shape, np.uint8)
+    with pytest.raises(DataError) as caught:
+        detector().predict(empty, empty)
+    wanted = f"height x width x {bands}, each 1 or more"
+    assert str(caught.value) == f"the image before: has the shape {shape}; it must be {wanted}"
+
+
 def test_a_ground_resolution_is_refused():
     with pytest.raises(ValueError, match=r"resolution is 0\.5, and .* takes images of any as they are: leave it out"):
         detector().predict(scene(), scene(), resolution=0.5)
