@@ -16,7 +16,7 @@ class Augmentation:
     The numbers are those of the configuration's ``data.augmentation``: ``flip``, ``swap``, ``scale`` (fraction),
     ``rotate`` (degrees), ``brightness``, ``contrast``, ``gamma``, ``band_gain``, ``hue``, ``saturation``, ``noise``
     (fractions), ``blur`` (pixels), ``jpeg`` (lowest quality or None), ``misregistration`` (pixels). 0, None and False
-    switch one off.
+    switch one off. ``swap`` leaves the mask as it is: it is for masks that say where something changed, not how.
     """
 
     def __init__(
