@@ -319,6 +319,23 @@ def test_a_pair_without_a_valid_pixel_has_no_change():
     assert result.confidence == 0
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "sure"),
+    [(12, 12, False), (12, 16, True), (4, 36, False), (1, 300, False), (3, 300, False), (4, 300, True)],
+)
+def test_of_fewer_than_ten_whole_cells_nothing_can_be_told(height, width, sure):
+    before = scene(height, width)
+    changed = later(before, noise=2)
+    changed[:, 4:8] = 255 - changed[:, 4:8]
+    result = detector(stride=4).predict(before, changed)
+    assert result.mask[:, 4:8].any()
+    assert result.confidence > 0.5 if sure else result.confidence == 0
+    around_it = [np.pad(image, ((8, 40), (8, 40), (0, 0))) for image in (before, changed)]
+    valid = np.pad(np.ones((height, width), bool), ((8, 40), (8, 40)))
+    among = detector(stride=4).predict_loaded(LoadedPair(*around_it, valid=valid))
+    assert (among.confidence > 0) == (sure or height == 3), "of a cell more than half is enough"
+
+
 def test_settings_of_older_files_are_not_relative():
     assert not Settings.from_json({"classes": ["background", "change"]}).relative
     assert replace(Settings(), relative=True).relative
