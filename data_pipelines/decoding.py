@@ -130,9 +130,10 @@ def dataset_info(source: Any) -> ImageInfo:
 
 def array_with_bands(label: str, image: np.ndarray, bands: int) -> np.ndarray:
     """`read_image` of an image in memory, uint8 H x W or H x W x C; DecodeError calls it by the label."""
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        wanted = f"height x width x {bands or 'bands'}"
+        raise DecodeError(Path(label), f"has the shape {image.shape}; it must be {wanted}, each 1 or more")
     _require_uint8(Path(label), image.dtype.name)
-    if image.ndim not in (2, 3):
-        raise DecodeError(Path(label), f"has the shape {image.shape}; it must be height x width x {bands}")
     return _with_bands(Path(label), image.reshape(*image.shape[:2], -1), bands, alpha=False)
 
 

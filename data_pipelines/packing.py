@@ -6,10 +6,8 @@ of one pair.
 
 import errno
 import os
-import shutil
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from data_pipelines.shards import (
     stamp,
 )
 from data_pipelines.validation import CheckReport, FaultyDataError
+from data_pipelines.whole_folders import new_folder
 
 _LARGEST = 2**31 - 2**20  # protocol buffers end at 2 GiB; names and sizes need little of it
 
@@ -43,33 +42,20 @@ def pack(
 ) -> Index:
     """Pack the pairs of a checked data set into the new folder `out`, in shards of about `shard_bytes`.
 
-    Pair k goes to shard k mod S of S shards. The same files give the same bytes. `out` appears whole or not at all;
-    until then all is in a folder beside it, named after it with a dot in front and `.part` behind. Raises
-    FaultyDataError where the check found faults, FileExistsError as `require_free` does and where another packing to
-    `out` is under way, DataError on a pair too large for a record or a file gone bad meanwhile, OSError where `out`
-    cannot be written. `on_progress` is called with the pairs done and the pairs in all.
+    Pair k goes to shard k mod S of S shards. The same files give the same bytes. `out` appears whole or not at all.
+    Raises FaultyDataError where the check found faults, FileExistsError as `require_free` does and where another
+    packing to `out` is under way, DataError on a pair too large for a record or a file gone bad meanwhile, OSError
+    where `out` cannot be written. `on_progress` is called with the pairs done and the pairs in all.
     """
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes: got {shard_bytes}, it must be 1 or more")
     if report.faults or report.coding is None:
         raise FaultyDataError([report])
-    out = Path(out).absolute()
     require_free(out, overwrite=overwrite)
-    temporary = _beside(out, "part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        temporary.mkdir()
-    except FileExistsError:
-        raise FileExistsError(
-            f"{temporary}: another packing to {out.name} is under way or was killed; wait for it, or remove that folder"
-        ) from None
-    try:
-        index = _write(report, temporary, shard_bytes, on_progress)
+    with new_folder(out, replace=overwrite, alone=True) as folder:
+        index = _write(report, folder, shard_bytes, on_progress)
         # last, and whole: a folder without it is no packed set
-        (temporary / INDEX).write_text(index.to_json(), encoding="utf-8")
-        _appear(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        (folder / INDEX).write_text(index.to_json(), encoding="utf-8")
     return index
 
 
@@ -171,21 +157,3 @@ def _place(example: bytes, content: bytes) -> int:
     while example[place : place + len(content)] != content:
         place = example.index(start, place + 1)
     return place
-
-
-def _beside(out: Path, ending: str) -> Path:
-    return out.with_name(f".{out.name}.{ending}")
-
-
-def _appear(temporary: Path, out: Path) -> None:
-    """Renames the finished folder to its own name, in the place of an older set where there is one."""
-    if out.exists() and any(out.iterdir()):
-        old = _beside(out, "old")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-        temporary.rename(out)
-        shutil.rmtree(old)
-    else:
-        with suppress(FileNotFoundError):
-            out.rmdir()
-        temporary.rename(out)

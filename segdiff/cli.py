@@ -30,7 +30,7 @@ from segdiff import __version__
 if TYPE_CHECKING:
     from data_pipelines.layouts import DataSet, Pair
     from data_pipelines.validation import CheckReport, MaskCoding
-    from segdiff.inference.folder_run import DetectorPlan, Engine
+    from segdiff.inference.folder_run import DetectorPlan, Engine, Unsure
     from segdiff.inference.object_scores import ObjectOptions
     from segdiff.inference.predictor import Detector
     from segdiff.inference.ray_engine import PoolSize
@@ -363,8 +363,8 @@ def prepare(
     """Bring a published data set, as downloaded, into the layout of DATA, by the protocol that papers compare on."""
     from data_pipelines.published.preparing import DATA_SETS, require_free
     from data_pipelines.published.preparing import prepare as prepare_data
+    from data_pipelines.whole_folders import new_folder
     from segdiff.config import ConfigError
-    from segdiff.files import new_folder
 
     screen = _Screen(as_json, quiet)
     if name not in DATA_SETS:
@@ -377,10 +377,10 @@ def prepare(
         raise ConfigError(f"{out}: SRC and OUT lie in one another; name a folder elsewhere, SRC is left alone")
     try:
         require_free(out, overwrite=overwrite)
+        with new_folder(out, replace=overwrite, alone=True) as folder, screen.progress("preparing") as update:
+            prepared = prepare_data(name, src, folder, on_progress=update)
     except FileExistsError as error:
         raise ConfigError(str(error)) from error
-    with new_folder(out, replace=overwrite) as folder, screen.progress("preparing") as update:
-        prepared = prepare_data(name, src, folder, on_progress=update)
 
     def render(console: Console) -> None:
         table = Table(box=None, header_style="bold", pad_edge=False)
@@ -613,8 +613,8 @@ def export(
     nothing is left behind and the exit status is 4. OUT/manifest.json tells other programs what goes in and comes out.
     """
     from segdiff.config import ConfigError, load_config
-    from segdiff.inference.formats import choose_export
-    from segdiff.model_files import MANIFEST, ModelError, resolve_model
+    from segdiff.inference.formats import choose_export, require_exportable
+    from segdiff.model_files import MANIFEST
 
     screen = _Screen(as_json, quiet)
     chosen = choose_export(kind, precision)
@@ -627,8 +627,7 @@ def export(
             raise ConfigError(f"{out}: is not empty and holds no exported model; name another folder with --out")
         if not overwrite:
             raise ConfigError(f"{out}: holds an exported model; name another folder with --out, or --overwrite")
-    if resolve_model(model).name == MANIFEST:
-        raise ModelError(f"{model}: is an exported model already; name the run folder or .keras file it was made of")
+    require_exportable(model)
     if ignore is None and (Path(model) / "config.yaml").is_file():
         ignore = load_config(Path(model) / "config.yaml").data.ignore
     report = None if data is None else _checked(screen, data, ignore)
@@ -641,11 +640,11 @@ def export(
         with _silence(debug), contextlib.nullcontext() if debug else contextlib.redirect_stdout(io.StringIO()):
             yield
 
-    screen.say(f"converting to {kind} in {chosen}")
     with screen.progress("comparing") as update:
         manifest = export_model(
-            model, out, kind, chosen, data=report, overwrite=overwrite, silence=silence, on_progress=update
-        )
+            model, out, kind, chosen, data=report, overwrite=overwrite, silence=silence, say=screen.say,
+            on_progress=update,
+        )  # fmt: skip
     checked = manifest.checked or {}
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
@@ -716,6 +715,7 @@ def evaluate(
         _render_scores(console, scores)
         if objects:
             _render_objects(console, scores["objects"])
+        _render_unsure(console, scores)
 
     screen.result(scores, render)
     if scores["failed"]:
@@ -746,7 +746,9 @@ def _evaluate(
     from segdiff.inference.boxes import read_true_boxes
     from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
     from segdiff.inference.folder import Job, PredictionFolder
+    from segdiff.inference.folder_run import Unsure
     from segdiff.inference.object_scores import ObjectScoreboard
+    from segdiff.inference.pair_writer import confidence_text
     from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.model_files import resolve_model
     from segdiff.visualization.layers import write_layers
@@ -788,6 +790,7 @@ def _evaluate(
     if resolution is not None or data.resolve() not in trained_on:  # what a run was trained on needs no hint
         _say_resolution(screen, detector, pairs[0], resolution)
     errors: dict[str, str] = {}
+    unsure = Unsure()
     with contextlib.ExitStack() as stack:
         folder = None
         if out is not None:
@@ -814,6 +817,7 @@ def _evaluate(
                     raise DataError(result.error)
                 true = truth.read(result.pair)
                 scores = board.add(result.prediction, true)
+                unsure.look_at(result.pair.name, confidence_text(result.prediction.confidence))
                 if object_board:
                     scores |= object_board.add(result.prediction, true, boxes.get(result.pair.name))
                 if folder:
@@ -835,6 +839,7 @@ def _evaluate(
         **board.scores(),
         "intervals": board.intervals(),
         "failed": errors,
+        **(_unsure_figures(unsure) if detector.settings.relative else {}),
     }
     if object_board:
         truth_from = "boxes" if boxes else "masks"
@@ -1005,7 +1010,6 @@ def predict(
     from segdiff.inference.folder import Job, PredictionFolder
     from segdiff.inference.folder_run import DetectorPlan, fill_folder, is_one_raster, left_to_do
     from segdiff.inference.ray_engine import PoolSize
-    from segdiff.model_files import UNSURE
     from segdiff.visualization.layers import write_layers
     from segdiff.visualization.overlays import overlay as draw
     from segdiff.visualization.pictures import write_image
@@ -1071,7 +1075,7 @@ def predict(
         "failed": tally.errors,
         "failed_count": tally.failed,
         "mean_changed_fraction": tally.mean_changed_fraction,
-        **({"unsure": tally.unsure_names, "unsure_count": tally.unsure} if engine.settings.relative else {}),
+        **(_unsure_figures(tally.unsure) if engine.settings.relative else {}),
         **({"shard": str(part), "shards_left": list(map(str, left))} if part.count > 1 else {}),
     }
 
@@ -1082,10 +1086,7 @@ def predict(
         mean = f"{tally.mean_changed_fraction:.2%}" if tally.predicted else "-"
         table.add_row(f"{tally.predicted:,}", f"{tally.failed:,}", mean, style="bold")
         console.print(table)
-        if tally.unsure:
-            named = ", ".join(tally.unsure_names[:NAMED]) + (" ..." if tally.unsure > NAMED else "")
-            pairs = f"{tally.unsure:,} pair{'s' if tally.unsure > 1 else ''}"
-            console.print(f"of {pairs} nothing can be told, confidence below {UNSURE:g}: {named}", markup=False)
+        _render_unsure(console, summary)
         for name in ("overlays", "masks", *(() if left else ("objects.geojson", "summary.csv", "report.html"))):
             console.print(f"  {out / name}", markup=False)
         if left:
@@ -1098,6 +1099,21 @@ def predict(
 
 NAMED = 5
 """Pairs that a line names, at most."""
+
+
+def _unsure_figures(unsure: "Unsure") -> dict[str, Any]:
+    """Of a command's outcome, the pairs of which nothing can be told."""
+    return {"unsure": unsure.names, "unsure_count": unsure.count}
+
+
+def _render_unsure(console: Console, figures: dict[str, Any]) -> None:
+    from segdiff.model_files import UNSURE
+
+    count = figures.get("unsure_count", 0)
+    if count:
+        named = ", ".join(figures["unsure"][:NAMED]) + (" ..." if count > NAMED else "")
+        pairs = f"{count:,} pair{'s' if count > 1 else ''}"
+        console.print(f"of {pairs} nothing can be told, confidence below {UNSURE:g}: {named}", markup=False)
 
 
 def _say_resolution(screen: _Screen, detector: "Detector | Engine", pair: "Pair", resolution: float | None) -> None:

@@ -46,7 +46,10 @@ class AugmentationConfig(_Section):
     """Random changes of the training crops. Geometry is the same for before, after and mask; photometry is not."""
 
     flip: bool = Field(True, description="the eight flips and quarter turns")
-    swap: bool = Field(False, description="before and after change places in half of the crops")
+    swap: bool = Field(
+        False,
+        description="before and after change places in half of the crops; of change or none alone, not of kinds of it",
+    )
     scale: float = Field(0.0, ge=0, lt=1, description="zoom by up to this fraction in or out")
     rotate: float = Field(0.0, ge=0, le=180, description="turn by up to this many degrees")
     brightness: float = Field(0.2, ge=0, le=1, description="largest change of brightness, of the full range")

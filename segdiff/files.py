@@ -1,7 +1,6 @@
 """Files that appear whole or not at all."""
 
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,20 +26,3 @@ def write_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder beside `folder`; rename it to `folder` at the end, or remove it where an error came up.
-
-    Where `folder` is there and holds something, it is replaced, or else it stays and what was written is dropped.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        unfinished = Path(temporary, "new")
-        unfinished.mkdir()
-        yield unfinished
-        if replace and folder.exists():
-            folder.rename(Path(temporary, "old"))
-        if not (folder.exists() and any(folder.iterdir())):
-            unfinished.rename(folder)

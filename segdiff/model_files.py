@@ -138,6 +138,15 @@ def read_model_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_settings(path: Path) -> Settings:
+    """Those inside a .keras file; raises as `read_model_config` does."""
+    config = read_model_config(path)
+    try:
+        return Settings.from_json(config["config"]["settings"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its settings are broken ({type(error).__name__}: {error}); save it again") from error
+
+
 def _modules(config: Any) -> set[str]:
     """Every module that the configuration would import a class or function from."""
     if isinstance(config, dict):

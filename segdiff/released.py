@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdiff.model_files import ModelError, Settings, read_model_config
+from segdiff.model_files import ModelError, Settings, read_model_config, read_settings
 from segdiff.resources import shipped
 
 HASH_SHOWN = 12
@@ -52,9 +52,10 @@ def _read(file: Path) -> ReleasedModel:
     digest = hashlib.sha256(content).hexdigest()
     if digest not in text:
         raise ModelError(f"{card}: speaks of another file than {file.name}, whose sha256 is {digest}")
-    config = read_model_config(file)["config"]
-    settings = Settings.from_json(config["settings"])
-    bands = None if settings.relative else _bands(config)  # the network's three are any number in turn
+    settings = read_settings(file)
+    bands = (
+        None if settings.relative else _bands(read_model_config(file)["config"])
+    )  # the network's three are any number in turn
     return ReleasedModel(name, summary, evidence, file, card, len(content), digest, bands, settings)
 
 

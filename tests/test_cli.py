@@ -142,6 +142,7 @@ WRONG_CALLS = {
     "export m --format tflite --precision int8 --out {}": ["--precision int8", "--data"],
     "export nowhere --format tflite --out {}": ["nowhere", "shipped are"],
     "export m --format pickle --out {}": ["pickle", "savedmodel"],
+    "export first_look --format onnx --out {}": ["first_look.keras", "finds a threshold in each pair"],
     "overlay a.png b.png m.png --out {}/x.tif": ["x.tif", ".jpg"],
     "prepare bogus . {}": ["bogus", "allowed are levir_cd, whu_cd"],
     "prepare clcd nowhere {}": ["nowhere", "no such file or folder"],
@@ -940,6 +941,11 @@ def test_an_exported_model_is_a_model(segdiff_command, here, tiny_run, tmp_path)
     assert status == 2
     require_one_line(err, tiny_run.data, "holds no exported model")
     assert (tiny_run.data / "A").is_dir()
+    faulty = plant_faults(copy_of(tiny_run.data, tmp_path / "faulty"))
+    call = ("export", tiny_run.run, "--format", "tflite", "--out", tmp_path / "none", "--data", tmp_path / "faulty")
+    status, printed, err = here(*call)
+    assert (status, err.count(str(faulty[0]))) == (1, 1)
+    assert "converting" not in printed, "what is refused is not begun"
 
 
 def test_int8_that_costs_f1_is_refused_and_leaves_nothing(here, tmp_path):

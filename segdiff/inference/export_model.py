@@ -9,15 +9,15 @@ import numpy as np
 
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.validation import CheckReport, FaultyDataError
-from segdiff.files import new_folder
+from data_pipelines.whole_folders import new_folder
 from segdiff.inference.comparing import DRAWN_PAIRS, compare, drawn_pairs, require_close, spread
 from segdiff.inference.evaluation import Truth, split_pairs
 from segdiff.inference.exporting import write_network
-from segdiff.inference.formats import FIXED_SIZE, Format
+from segdiff.inference.formats import FIXED_SIZE, Format, require_exportable
 from segdiff.inference.manifest import Manifest, digest, write_manifest
 from segdiff.inference.predictor import Detector, LoadedPair
 from segdiff.inference.runtimes import Batch, Precision, keras_network, open_network
-from segdiff.model_files import MANIFEST, ModelError, PostProcessing, resolve_model
+from segdiff.model_files import MANIFEST, PostProcessing
 from segdiff.models.loading import load_model
 
 COMPARED_PAIRS = 16
@@ -35,6 +35,7 @@ def export_model(
     data: CheckReport | None = None,
     overwrite: bool = False,
     silence: Callable[[], AbstractContextManager] = nullcontext,
+    say: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
     """The exported model of MODEL in the new folder ``out``, which appears whole or not at all.
@@ -43,17 +44,14 @@ def export_model(
     on at most ``COMPARED_PAIRS`` pairs of ``data``, or where there are none on drawn ones. int8 needs data: it is
     calibrated on their tiles and compared on all their pairs. How near it comes is in the manifest.
 
-    ``silence`` is entered around what converters print. Raises ModelError where MODEL is none, an exported one or one
-    that finds a threshold in each pair, ExportError where the two differ too much, DataError on data that have faults
-    or do not fit the model, OSError where ``out`` cannot be written.
+    ``silence`` is entered around what converters print; ``say`` takes a line once nothing is left to refuse. Raises
+    ModelError where MODEL is none, an exported one or one that finds a threshold in each pair, ExportError where the
+    two differ too much, DataError on data that have faults or do not fit the model, OSError where ``out`` cannot be
+    written.
     """
-    path = resolve_model(model)
+    path = require_exportable(model)
     with silence():
         network = load_model(path)
-        if network.settings.relative:
-            raise ModelError(
-                f"{path}: finds a threshold in each pair, which no other format holds; predict takes it as it is"
-            )
         fixed = network.settings.tile if kind in FIXED_SIZE else None
         as_they_are = PostProcessing()  # the networks are compared: what becomes of a region may hang on one pixel
         reference = Detector(replace(keras_network(network, path, "float32"), tile=fixed), post_processing=as_they_are)
@@ -61,6 +59,7 @@ def export_model(
     if quantized and data is None:
         raise ValueError("int8 is calibrated on data, there are none")
     pairs, truth = ([], None) if data is None else _labelled(data, reference)
+    say(f"converting to {kind} in {precision}")
     with new_folder(out, replace=overwrite) as folder:
         tiles = list(calibration_tiles(reference, pairs)) if quantized else []
         with silence():

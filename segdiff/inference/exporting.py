@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segdiff.files import new_folder
+from data_pipelines.whole_folders import new_folder
 from segdiff.inference.formats import FIXED_SIZE, Format
 from segdiff.inference.manifest import Manifest, write_manifest
 from segdiff.inference.runtimes import Batch

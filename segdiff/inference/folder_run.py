@@ -129,6 +129,22 @@ class LocalEngine:
 
 
 @dataclass
+class Unsure:
+    """The pairs of which nothing can be told: their confidence is below UNSURE, of models that tell one."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+    """Of the first of them."""
+
+    def look_at(self, name: str, confidence: str) -> None:
+        """Counts a predicted pair if it is one; ``confidence`` is that of its row, or empty."""
+        if confidence and float(confidence) < UNSURE:
+            self.count += 1
+            if len(self.names) < NAMED_FAILURES:
+                self.names.append(name)
+
+
+@dataclass
 class Tally:
     """What became of the pairs, those of earlier runs among them."""
 
@@ -138,17 +154,8 @@ class Tally:
     failed: int = 0
     errors: dict[str, str] = field(default_factory=dict)
     """Of the first failed pairs, by name."""
-    unsure: int = 0
-    """Of the predicted, those whose confidence is below UNSURE, of models that tell one."""
-    unsure_names: list[str] = field(default_factory=list)
-    """Of the first of them."""
-
-    def doubt(self, name: str, confidence: str) -> None:
-        """Counts a predicted pair of which nothing can be told; ``confidence`` is that of its row, or empty."""
-        if confidence and float(confidence) < UNSURE:
-            self.unsure += 1
-            if len(self.unsure_names) < NAMED_FAILURES:
-                self.unsure_names.append(name)
+    unsure: Unsure = field(default_factory=Unsure)
+    """Of the predicted."""
 
     def fail(self, name: str, error: str) -> None:
         """Counts a failed pair."""
@@ -189,7 +196,7 @@ def fill_folder(
     total = len(index) - len(folder.done)
     tally = Tally(predicted=len(folder.done), changed=folder.done.changed())
     for row in folder.done.rows():
-        tally.doubt(row["name"], row.get("confidence", ""))
+        tally.unsure.look_at(row["name"], row.get("confidence", ""))
     by_rows = is_one_raster(index, folder)
     done = 0
 
@@ -214,7 +221,7 @@ def fill_folder(
             row = folder.keep(outcome)
             tally.predicted += 1
             tally.changed += Decimal(row["changed_fraction"])
-            tally.doubt(row["name"], row["confidence"])
+            tally.unsure.look_at(row["name"], row["confidence"])
         done += 1
         if not by_rows:
             on_progress(done, total)

@@ -1,9 +1,10 @@
 """The formats of exported models: in which precisions each is written, what writes it and what runs it."""
 
 import importlib.util
+from pathlib import Path
 from typing import Literal
 
-from segdiff.model_files import ModelError
+from segdiff.model_files import MANIFEST, ModelError, read_settings, resolve_model
 
 Format = Literal["savedmodel", "onnx", "openvino", "tflite"]
 
@@ -40,3 +41,18 @@ def choose_export(kind: Format, precision: str | None) -> str:
     if missing:
         raise ModelError(f"--format {kind} in {chosen} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     return chosen
+
+
+def require_exportable(model: str | Path) -> Path:
+    """The .keras file of MODEL, told without loading it.
+
+    Raises ModelError where there is none, and where it is one of those that are not written in other formats.
+    """
+    path = resolve_model(model)
+    if path.name == MANIFEST:
+        raise ModelError(f"{model}: is an exported model already; name the run folder or .keras file it was made of")
+    if read_settings(path).relative:
+        raise ModelError(
+            f"{path}: finds a threshold in each pair, which no other format holds; predict takes it as it is"
+        )
+    return path

@@ -23,6 +23,9 @@ _UNRELATED = 4
 
 _UNCHANGED = 0.1
 """The share of the change that may be none: higher scores are asked for until it is no more."""
+_LEAST_CELLS = round(1 / _UNCHANGED)
+"""Cells of the coarsest feature map below which the confidence is 0: within one all pixels have about the same score,
+and a share of a tenth cannot be told from fewer than ten that differ."""
 _FLOOR, _CEILING = 0.75, 1.25
 """What differs by less than this part of what unrelated places do is no change, however quiet the rest is; what differs
 by more than that part is, however unquiet."""
@@ -63,7 +66,7 @@ class PairScale:
     confidence: float
     """0..1: the share of the change that remains at a threshold a tenth higher, so how little it hangs on where exactly
     the threshold is; less, down to 0, the more of it is there by chance, and where the two images are hardly more alike
-    than any two places; 0 without change."""
+    than any two places; 0 without change, and where fewer than ten whole cells of the network's stride hold data."""
 
     def normalised(self, tile: Batch) -> Batch:
         """Both images with bands of the mean and deviation that the network expects."""
@@ -116,6 +119,8 @@ def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
     alike = (1 - np.exp(float(np.median(own)) - strangers)) / _ALIKE
     beyond_chance = (1 - unchanged.share(threshold)) / (1 - _UNCHANGED) if threshold > unchanged.usual else 0.0
     confidence = remains * np.clip(alike, 0, 1) * np.clip(beyond_chance, 0, 1)
+    if sum(_cells(valid, stride) for *_, valid in windows) < _LEAST_CELLS:
+        confidence = 0.0
     return PairScale(before, after, float(np.exp(threshold)), float(confidence))
 
 
@@ -172,6 +177,13 @@ def _spread(length: int, count: int) -> list[tuple[int, int]]:
     side = min(SIDE, length)
     starts = np.linspace(0, length - side, count).round().astype(int)
     return [(int(start), int(start) + side) for start in starts]
+
+
+def _cells(valid: np.ndarray, stride: int) -> int:
+    """The whole squares of that side, more than half of which holds data: a strip that is narrower has none."""
+    down, across = (side // stride for side in valid.shape)
+    squares = valid[: down * stride, : across * stride].reshape(down, stride, across, stride)
+    return int((squares.mean(axis=(1, 3)) > 0.5).sum())
 
 
 def _half_turn(window: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -217,7 +217,7 @@ class PairWriter:
             "error": "",
             "area_unit": unit,
             "classes": self._objects_by_class(kinds) if len(self.classes) > 2 else "",
-            "confidence": "" if confidence is None else f"{confidence:.3f}",
+            "confidence": confidence_text(confidence),
             **{key: f"{value:.6f}" for key, value in scores.items()},
         }
         return WrittenPair(row, self._features(name))
@@ -273,6 +273,11 @@ class PairWriter:
         path = self.folder / "probabilities" / f"{name}.tif"
         with open_probability_writer(path, width=width, height=height, grid=grid, band_names=names) as writer:
             yield writer
+
+
+def confidence_text(confidence: float | None) -> str:
+    """As it stands in the row of a pair, and is judged: to three decimals, empty of models that tell none."""
+    return "" if confidence is None else f"{confidence:.3f}"
 
 
 def _bytes(probability: np.ndarray) -> np.ndarray:

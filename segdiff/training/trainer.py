@@ -110,6 +110,7 @@ def train(
     else:
         say, on_progress = (lambda line: None), None
     data = read_data(config, say)
+    _require_swappable(config, len(data.classes))
     augmentation = _augmentation(config)
     (drawn,) = distribution.from_chief([np.array(_seed(config, run))])
     seed = int(drawn)
@@ -284,6 +285,21 @@ def _check_parts(config: Config) -> None:
                 f"train.deep_supervision: the decoder unet of {levels} levels has none but the finest to supervise; "
                 "take 3 or more, or set it to 0"
             )
+    if config.data.classes is not None and not config.data.binary:
+        _require_swappable(config, len(config.data.classes))
+
+
+def _require_swappable(config: Config, classes: int) -> None:
+    """Refuses to swap before and after where kinds of change are told apart: in the mask they stay what they were.
+
+    What was built has been demolished when time runs backwards. A configuration that says so is still read, for runs of
+    earlier versions are evaluated by theirs.
+    """
+    if config.data.augmentation.swap and classes > 2:
+        raise ConfigError(
+            f"data.augmentation.swap: is true, and a mask of {classes} classes does not say what becomes of each when "
+            "before and after change places (built: demolished); set it to false, or data.binary to true"
+        )
 
 
 def _optimizer(config: Config, model: keras.Model, steps: int, precision: str) -> keras.optimizers.Optimizer:

@@ -326,11 +326,20 @@ def test_progress_counts_every_pair_and_two_packings_to_one_folder_do_not_mix(fo
     def progress(done: int, total: int) -> None:
         seen.append((done, total))
         if done == 3:
-            with pytest.raises(FileExistsError, match="under way"):
+            with pytest.raises(FileExistsError, match="another process is writing to out"):
                 packed(folder, tmp_path / "out")
 
     packed(folder, tmp_path / "out", on_progress=progress)
     assert seen == [(done, PAIRS) for done in range(1, PAIRS + 1)]
+    assert names_in(tmp_path) == ["out"]
+
+
+def test_what_a_packing_that_was_killed_left_goes_with_the_next(folder, tmp_path):
+    killed = tmp_path / ".out.unfinished"
+    (killed / "new").mkdir(parents=True)
+    (killed / "new" / "shard-00000-of-00001.tfrecord").write_bytes(b"half")
+    (killed / "lock").touch()  # that no process holds
+    assert len(packed(folder, tmp_path / "out").pairs) == PAIRS
     assert names_in(tmp_path) == ["out"]
 
 

@@ -204,6 +204,15 @@ def test_images_of_other_bands_are_refused_and_grey_is_taken_as_rgb():
     assert not detector().predict(grey[..., 0], grey.repeat(3, axis=2)).mask.any()
 
 
+@pytest.mark.parametrize(("shape", "bands"), [((0, 5, 4), 4), ((5, 0), 1), ((5, 5, 0), "bands")])
+def test_arrays_without_a_pixel_are_refused(shape, bands):
+    empty = np.zeros(shape, np.uint8)
+    with pytest.raises(DataError) as caught:
+        detector().predict(empty, empty)
+    wanted = f"height x width x {bands}, each 1 or more"
+    assert str(caught.value) == f"the image before: has the shape {shape}; it must be {wanted}"
+
+
 def test_a_ground_resolution_is_refused():
     with pytest.raises(ValueError, match=r"resolution is 0\.5, and .* takes images of any as they are: leave it out"):
         detector().predict(scene(), scene(), resolution=0.5)
@@ -308,6 +317,23 @@ def test_a_pair_without_a_valid_pixel_has_no_change():
     result = detector().predict_loaded(pair)
     assert not result.mask.any()
     assert result.confidence == 0
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "sure"),
+    [(12, 12, False), (12, 16, True), (4, 36, False), (1, 300, False), (3, 300, False), (4, 300, True)],
+)
+def test_of_fewer_than_ten_whole_cells_nothing_can_be_told(height, width, sure):
+    before = scene(height, width)
+    changed = later(before, noise=2)
+    changed[:, 4:8] = 255 - changed[:, 4:8]
+    result = detector(stride=4).predict(before, changed)
+    assert result.mask[:, 4:8].any()
+    assert result.confidence > 0.5 if sure else result.confidence == 0
+    around_it = [np.pad(image, ((8, 40), (8, 40), (0, 0))) for image in (before, changed)]
+    valid = np.pad(np.ones((height, width), bool), ((8, 40), (8, 40)))
+    among = detector(stride=4).predict_loaded(LoadedPair(*around_it, valid=valid))
+    assert (among.confidence > 0) == (sure or height == 3), "of a cell more than half is enough"
 
 
 def test_settings_of_older_files_are_not_relative():

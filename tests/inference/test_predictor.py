@@ -223,6 +223,10 @@ def test_what_it_cannot_take_is_refused_by_name(detector, tmp_path):
     refused(image, image.astype(np.float32), "the image after", "float32", "uint8")
     refused(image[..., :2], image, "the image before", "2 bands where 3 are wanted")
     refused(image.ravel(), image, "the image before", "(3600,)")
+    for empty in (image[:0], image[:, :0], image[..., :0], image[:0, :0, 0], np.zeros((0, 0, 3))):
+        wanted = f"the shape {empty.shape}; it must be height x width x 3, each 1 or more"
+        refused(empty, empty, "the image before: has", wanted)
+        refused(image, empty, "the image after: has", wanted)
     with rasterio.open(tmp_path / "deep.tif") as deep:
         refused(image, deep, tmp_path / "deep.tif", "uint16")
 

@@ -174,6 +174,22 @@ def test_predict_writes_the_confidence_and_names_the_pairs_of_which_nothing_can_
     assert json.loads(predict("out", "--json").stdout)["unsure"] == ["same"]  # of pairs that are done already, too
 
 
+def test_evaluate_names_the_pairs_of_which_nothing_can_be_told(detector, cache, scene, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("SEGDIFF_CACHE", str(cache))
+    truth = np.zeros((SIZE, SIZE), np.uint8)
+    truth[60:90, 80:120] = 255
+    for name, after, mask in (("built", with_building(cut(scene)), truth), ("same", cut(scene), np.zeros_like(truth))):
+        for folder, image in (("A", cut(scene)), ("B", after), ("label", mask)):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "data" / folder / f"{name}.png"), image)
+    out = tmp_path / "out"
+    said = CliRunner().invoke(app, ["evaluate", "first_look", str(tmp_path / "data"), "--out", str(out), "--quiet"])
+    assert said.exit_code == 0, said.output
+    assert said.stdout.endswith("of 1 pair nothing can be told, confidence below 0.25: same\n")
+    figures = json.loads((out / "metrics.json").read_text())
+    assert (figures["unsure"], figures["unsure_count"]) == (["same"], 1)
+
+
 def test_a_real_pair_of_six_bands(detector, shared: Path):
     data = shared / "data" / "landsat_taizhou"
     result = detector.predict(data / "A" / "taizhou.tif", data / "B" / "taizhou.tif")
@@ -184,8 +200,7 @@ def test_a_real_pair_of_six_bands(detector, shared: Path):
     assert result.confidence > 0.5
 
 
-def test_it_is_not_exported(model, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("segdiff.inference.export_model.load_model", lambda path: model)  # loaded already
+def test_it_is_not_exported(tmp_path: Path):
     with pytest.raises(ModelError, match=r"first_look\.keras: finds a threshold in each pair, which no other format"):
         export_model("first_look", tmp_path / "out", "onnx", "float32")
     assert not (tmp_path / "out").exists()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segdiff.config import EncoderConfig, ModelConfig
-from segdiff.model_files import ModelError, Settings, resolve_model
+from segdiff.model_files import ModelError, Settings, read_settings, resolve_model
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
@@ -162,7 +162,10 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, saved):
     def change(config):
         config["config"]["settings"]["colour"] = "red"
 
-    assert "cannot be loaded" in refusal(forged(saved, tmp_path / "odd.keras", change))
+    path = forged(saved, tmp_path / "odd.keras", change)
+    assert "cannot be loaded" in refusal(path)
+    with pytest.raises(ModelError, match=r"odd\.keras: its settings are broken .*colour.*; save it again"):
+        read_settings(path)
 
 
 def test_an_untouched_copy_loads(tmp_path, saved):

@@ -227,6 +227,20 @@ def test_deep_supervision_without_a_level_for_it_is_refused_before_anything_is_r
         quiet_train(configured(tmp_path / "nowhere", **changes), tmp_path / "run")
 
 
+def test_before_and_after_are_not_swapped_where_kinds_of_change_are_told_apart(tmp_path):
+    swapped = {"data__augmentation__swap": True}
+    named = configured(tmp_path / "nowhere", data__classes=["none", "built", "demolished"], **swapped)
+    found = configured(three_classes(tmp_path / "data", 2), **swapped)
+    for config in (named, found):
+        with pytest.raises(ConfigError, match=r"^data\.augmentation\.swap: is true, and a mask of 3 classes [^\n]*$"):
+            quiet_train(config, tmp_path / "run")
+    either = configured(tmp_path / "nowhere", data__classes=named.data.classes, data__binary=True, **swapped)
+    two = configured(tmp_path / "nowhere", data__classes=["none", "change"], **swapped)
+    for config in (either, two):
+        with pytest.raises(ConfigError, match=r"data\.root: there is no"):
+            quiet_train(config, tmp_path / "run")
+
+
 def test_weights_that_cannot_be_had_are_refused_in_one_line(scenes, tmp_path):
     config = configured(
         scenes, model__encoder={"name": "resnet18", "channels": [16, 32, 64, 128], "weights": "imagenet"}

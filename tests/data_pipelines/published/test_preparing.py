@@ -184,19 +184,26 @@ def test_the_command_prepares_what_the_command_checks(segdiff_command, tmp_path)
     assert segdiff_command("check", out, "-q").returncode == 0
 
 
-def test_a_preparation_that_is_stopped_leaves_nothing(tmp_path):
+def test_a_preparation_that_is_stopped_leaves_nothing_not_even_of_one_that_was_killed(tmp_path):
     levir_cd(tmp_path / "src", ("train", "val"), size=(1536, 1536))
     script = Path(sys.executable).with_name("segdiff")
-    process = subprocess.Popen(
-        [script, "prepare", "levir_cd", tmp_path / "src", tmp_path / "out"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.*/new/*/A/*.png")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "segdiff: terminated\n")
+    mark = tmp_path / ".out.unfinished" / "new" / "of the killed"
+
+    def stop(number: int) -> tuple[int, str]:
+        process = subprocess.Popen(
+            [script, "prepare", "levir_cd", tmp_path / "src", tmp_path / "out"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while mark.exists() or not list(tmp_path.glob(".out.*/new/*/A/*.png")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        return process.returncode, err
+
+    assert stop(signal.SIGKILL) == (-9, "")
+    mark.touch()
+    assert stop(signal.SIGTERM) == (143, "segdiff: terminated\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
