@@ -24,6 +24,7 @@ from rasterio.transform import from_origin
 from data_pipelines.published.preparing import DATA_SETS
 from data_pipelines.synthetic.writing import write_scenes
 from segdiff import cli
+from segdiff.cli.errors import FAULTS, WRONG_CALL
 from segdiff.config import EncoderConfig, ModelConfig, load_config
 from segdiff.inference.boxes import find_boxes
 from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
@@ -252,16 +253,16 @@ def test_pack_makes_a_set_that_every_command_takes_for_data(here, tiny_run, tmp_
     assert scores[0]["confusion"] == scores[1]["confusion"]
 
     status, _, err = here("pack", data, out)
-    assert status == cli.WRONG_CALL
+    assert status == WRONG_CALL
     require_one_line(err, out, "--overwrite")
     assert here("pack", data, out, "--overwrite", "-q")[0] == 0
     shard = next(out.glob("*.tfrecord"))
     shard.write_bytes(shard.read_bytes()[:-100])
     status, said, _ = here("check", out)
-    assert (status, said.count("fault: ")) == (cli.FAULTS, 1)
+    assert (status, said.count("fault: ")) == (FAULTS, 1)
     assert str(shard) in said
     (tmp_path / "half" / "A").mkdir(parents=True)
-    assert here("pack", tmp_path / "half", tmp_path / "out")[0] == cli.FAULTS
+    assert here("pack", tmp_path / "half", tmp_path / "out")[0] == FAULTS
     assert not (tmp_path / "out").exists()
 
 
@@ -271,7 +272,7 @@ def test_prepare_replaces_what_it_made_when_the_new_is_whole_and_nothing_else(he
     out = tmp_path / "data" / "clcd"
     (tmp_path / "clcd.zip").touch()
     status, _, err = here("prepare", "clcd", tmp_path / "clcd.zip", out)
-    assert status == cli.WRONG_CALL
+    assert status == WRONG_CALL
     require_one_line(err, "clcd.zip", "unpack it")
     for elsewhere in (tmp_path / "src", tmp_path / "src" / "out", tmp_path):
         status, _, err = here("prepare", "clcd", tmp_path / "src", elsewhere, "--overwrite")
@@ -280,13 +281,13 @@ def test_prepare_replaces_what_it_made_when_the_new_is_whole_and_nothing_else(he
     call = ("prepare", "clcd", tmp_path / "src", out)
     assert here(*call, "-q")[0] == 0
     status, said, err = here(*call)
-    assert (status, said) == (cli.WRONG_CALL, "")
+    assert (status, said) == (WRONG_CALL, "")
     require_one_line(err, out, "--overwrite")
 
     test = tmp_path / "src" / "CLCD" / "test"
     (test / "label" / "00000.png").unlink()
     status, _, err = here(*call, "--overwrite", "-q")
-    assert status == cli.FAULTS
+    assert status == FAULTS
     require_one_line(err, test / "label")
     assert len(list(out.rglob("*.png"))) == 9
     shutil.rmtree(test)

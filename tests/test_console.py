@@ -4,15 +4,22 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from segdiff import cli
+from segdiff.cli import app, commands
+from segdiff.cli.score_tables import render_objects, render_scores
+from segdiff.cli.screen import Screen
 
-COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_a_module_of_the_commands_is_the_command_of_its_name():
+    assert sorted(path.stem for path in Path(commands.__path__[0]).glob("[!_]*.py")) == COMMANDS
 
 
 @pytest.fixture
@@ -24,7 +31,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
 def test_help_fits_80_columns_uncut_and_has_no_types_of_programmers(narrow, command):
-    shown = CliRunner().invoke(cli.app, [*([command] if command else []), "--help"])
+    shown = CliRunner().invoke(app, [*([command] if command else []), "--help"])
     assert shown.exit_code == 0
     assert max(map(len, shown.output.splitlines())) <= 80
     assert "…" not in shown.output, "words too long for their column"
@@ -32,7 +39,7 @@ def test_help_fits_80_columns_uncut_and_has_no_types_of_programmers(narrow, comm
 
 
 def test_the_paragraphs_of_a_help_are_filled(narrow):
-    shown = CliRunner().invoke(cli.app, ["export", "--help"]).output
+    shown = CliRunner().invoke(app, ["export", "--help"]).output
     assert re.search(r"cost 0\.005 of F1 on DATA; else nothing is left behind", shown)
 
 
@@ -43,7 +50,7 @@ def test_every_command_can_be_quiet_and_speak_json(command):
 
 
 def _parameters(command: str) -> list:
-    return typer.main.get_command(cli.app).commands[command].params  # type: ignore[attr-defined]
+    return typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
 
 
 class Clock:
@@ -59,8 +66,8 @@ class Clock:
 def plain_lines(monkeypatch, capsys, seconds: float, *, quiet: bool = False, lines: bool = True) -> list[str]:
     """What a job of 40 pairs says that takes so long, where nobody watches."""
     clock = Clock()
-    monkeypatch.setattr(cli, "time", clock)
-    with cli._Screen(as_json=False, quiet=quiet).progress("predicting", lines=lines) as update:
+    monkeypatch.setattr("segdiff.cli.screen.time", clock)
+    with Screen(as_json=False, quiet=quiet).progress("predicting", lines=lines) as update:
         for done in range(1, 41):
             clock.now += seconds / 40
             update(done, 40)
@@ -95,7 +102,7 @@ def test_on_a_terminal_a_bar_with_rate_and_time_is_drawn_beside_the_json(monkeyp
     out, err = io.StringIO(), Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    screen = cli._Screen(as_json=True, quiet=False)
+    screen = Screen(as_json=True, quiet=False)
     with screen.progress("predicting") as update:
         screen.say("a line above the bar")
         update(999_999, 1_000_000)
@@ -121,12 +128,12 @@ def test_tables_of_long_names_and_large_numbers_are_whole_at_80_columns():
     objects["intervals"] = {"f1": [0.4, 0.6], "map": None}
     shown = io.StringIO()
     console = Console(file=shown, width=80, soft_wrap=True, highlight=False)
-    cli._render_scores(console, {**scores, "split": "val"})
-    cli._render_scores(console, {**scores, "split": "val", "intervals": {}})
+    render_scores(console, {**scores, "split": "val"})
+    render_scores(console, {**scores, "split": "val", "intervals": {}})
     del scores["intervals"]
-    cli._render_scores(console, {**scores, "split": "val"})  # as a training's own
+    render_scores(console, {**scores, "split": "val"})  # as a training's own
     tables = shown.getvalue()
-    cli._render_objects(
+    render_objects(
         console, {**objects, "iou": 0.33, "truth": "boxes", "join": 0, "pad": 0, "minimum_area": 1}
     )  # fmt: skip
     assert max(map(len, tables.splitlines())) <= 80

@@ -4,12 +4,16 @@ import ast
 import importlib
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*(REPOSITORY / "segdiff").rglob("*.py"), *(REPOSITORY / "data_pipelines").rglob("*.py")])
+MODULES = {
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES
+}
 
 
 def imported(source: str) -> set[str]:
@@ -43,6 +47,12 @@ FORBIDDEN = {
         "data_pipelines", "segdiff.models", "segdiff.training", "segdiff.inference", "segdiff.cli", "segdiff.config",
         "segdiff.resources",
     ],
+    "segdiff.cli.commands": ["segdiff.cli.application", "segdiff.cli.entry_point"],
+    **{
+        module: ["segdiff.cli.commands", "segdiff.cli.application", "segdiff.cli.entry_point"]
+        for module, path in MODULES.items()
+        if path.parent.name == "cli" and path.stem not in ("__init__", "application", "entry_point")
+    },
     "segdiff.config": ["data_pipelines", "segdiff", "keras", "tensorflow"],
     "segdiff.resources": ["data_pipelines", "segdiff", "keras", "tensorflow"],
 }  # fmt: skip
@@ -51,8 +61,7 @@ FORBIDDEN = {
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_go_one_way(package):
     checked = 0
-    for path in SOURCES:
-        module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+    for module, path in MODULES.items():
         if not within(module, package):
             continue
         checked += 1
@@ -61,6 +70,20 @@ def test_imports_go_one_way(package):
         ]  # fmt: skip
         assert not wrong, f"{path.relative_to(REPOSITORY)} imports {wrong}"
     assert checked
+
+
+def test_the_command_line_has_no_circle():
+    names = [module for module in MODULES if within(module, "segdiff.cli")]
+    needs = {
+        module: {
+            max((other for other in names if within(name, other)), key=len)  # a module, or a name in it
+            for name in imported(MODULES[module].read_text())
+            if within(name, "segdiff.cli")
+        }
+        for module in names
+    }
+    assert needs["segdiff.cli"]
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_reader_of_imports_sees_them_all():
@@ -74,7 +97,8 @@ def test_the_reader_of_imports_sees_them_all():
 
 
 def test_tensorflow_is_imported_late():
-    modules = ["segdiff", "segdiff.cli", "segdiff.config", "segdiff.resources"]
+    modules = ["segdiff", "segdiff.config", "segdiff.resources"]
+    modules += [name for name in MODULES if within(name, "segdiff.cli")]
     modules += [
         f"segdiff.visualization.{path.stem}" for path in (REPOSITORY / "segdiff/visualization").glob("[!_]*.py")
     ]
