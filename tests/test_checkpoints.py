@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -49,6 +50,22 @@ def test_deeppcb_finds_each_defect_of_a_real_board_by_its_kind(shared: Path):
         counts = np.bincount(result.mask[y1:y2, x1:x2].ravel(), minlength=7)[1:]
         assert detector.settings.classes[1 + int(counts.argmax())] == kind
         assert counts.max() > 0
+
+
+def test_aerial_finds_the_new_buildings_of_a_real_tile_at_half_a_metre_and_at_a_fifth(shared: Path):
+    """Of which the second is the first, enlarged: it is brought to what the model knows."""
+    data, side = shared / "data" / "levir_cd_native" / "val", slice(0, 512)
+    before, after = (cv2.imread(str(data / part / "val_001.jpg"))[side, side, ::-1] for part in ("A", "B"))
+    truth = cv2.imread(str(data / "label" / "val_001.png"), 0)[side, side] > 127
+    detector = segdiff.load("aerial")
+
+    def f1(mask: np.ndarray) -> float:
+        return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+
+    assert f1(detector.predict(before, after, resolution=0.5).mask > 0) > 0.85
+    enlarged = [cv2.resize(image, None, fx=2.5, fy=2.5, interpolation=cv2.INTER_CUBIC) for image in (before, after)]
+    fine = detector.predict(*enlarged, resolution=0.2).mask
+    assert f1(cv2.resize(fine, (512, 512), interpolation=cv2.INTER_NEAREST_EXACT) > 0) > 0.85
 
 
 @pytest.fixture
