@@ -885,6 +885,8 @@ def test_overlay_refuses_what_it_cannot_show(here, sensor, tmp_path):
     for arguments, status, words in (
         (["--bands", "4,3"], 2, ["--bands 4,3", "4,3,2"]),
         (["--bands", "0,1,2"], 2, ["--bands 0,1,2"]),
+        (["--bands", "²"], 2, ["--bands ²", "4,3,2"]),
+        (["--bands", "9" * 5000], 2, ["--bands 99", "4,3,2"]),
         (["--bands", "7"], 1, [before, "no band 7", "1..5"]),
         (["--classes", "none,a"], 2, ["--classes", "2 names", "3 classes"]),
         (["--style", "line"], 2, ["--style", "contour"]),

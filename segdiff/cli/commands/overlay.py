@@ -1,5 +1,6 @@
 """`segdiff overlay`: masks shown over their images."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -107,7 +108,7 @@ def overlay(
 def _band_numbers(bands: str) -> list[int]:
     from segdiff.config import ConfigError
 
-    numbers = [int(part) for part in bands.split(",") if part.strip().isdigit()]
+    numbers = [int(part) for part in bands.split(",") if re.fullmatch(r"\s*[0-9]{1,9}\s*", part)]
     if len(numbers) != bands.count(",") + 1 or len(numbers) not in (1, 3) or 0 in numbers:
         raise ConfigError(f"--bands {bands}: is no choice of bands; give three numbers from 1, like 4,3,2, or one")
     return numbers
