@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit statuses, what is printed where, and what is left after a signal."""
 
+import contextlib
 import csv
 import io
 import json
@@ -20,17 +21,20 @@ import pytest
 import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
+from typer.testing import CliRunner
 
 from data_pipelines.published.preparing import DATA_SETS
 from data_pipelines.synthetic.writing import write_scenes
 from segdiff import cli
+from segdiff.cli import silence
+from segdiff.cli.commands import evaluate
 from segdiff.cli.errors import FAULTS, WRONG_CALL
 from segdiff.config import EncoderConfig, ModelConfig, load_config
 from segdiff.inference.boxes import find_boxes
 from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
 from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.predictor import Prediction, load
-from segdiff.model_files import PostProcessing, Settings
+from segdiff.model_files import ModelError, PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
@@ -97,23 +101,27 @@ def require_report(out: Path, pairs: int) -> None:
 # ------------------------------------------------------------------------------------------- without TensorFlow
 
 
-def test_help_and_data_commands_do_without_tensorflow(tmp_path):
-    mask = tmp_path / "data" / "label" / "scene_0000.png"
+def test_help_data_commands_and_refusals_do_without_tensorflow(tmp_path):
+    data, mask = str(tmp_path / "data"), tmp_path / "data" / "label" / "scene_0000.png"
     images = [str(mask).replace("label", folder) for folder in "AB"]
     calls = [
         ["--help"], [], ["--version"], *([command, "--help"] for command in COMMANDS),
-        ["synth", str(tmp_path / "data"), "--pairs", "1", "--size", "64"], ["check", str(tmp_path / "data")],
+        ["synth", data, "--pairs", "1", "--size", "64"], ["check", data],
         ["overlay", *images, str(mask), "--out", str(tmp_path / "x.png")],
     ]  # fmt: skip
+    refused = [["evaluate", "first_look", data, "--iou", "0.5"], ["evaluate", "nowhere", data]]
     code = (
-        f"import sys\nfrom segdiff.cli import main\nfor call in {calls!r}:\n"
+        f"import sys\nfrom segdiff.cli import main\nfor call in {[*calls, *refused]!r}:\n"
         "    sys.argv = ['segdiff', *call]\n"
-        "    try:\n        main()\n    except SystemExit as end:\n        assert not end.code, (call, end.code)\n"
+        f"    try:\n        main()\n    except SystemExit as end:\n        status = 2 * (call in {refused!r})\n"
+        "        assert (end.code or 0) == status, (call, end.code)\n"
         "    assert not {'tensorflow', 'keras'} & set(sys.modules), call\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    objects, name = done.stderr.splitlines()
+    assert "add --objects" in objects
+    assert "nowhere" in name
 
 
 def test_help_names_the_commands_and_version_the_version(segdiff_command):
@@ -166,6 +174,23 @@ def test_a_traceback_is_shown_on_request_alone(segdiff_command):
     require_one_line(plain.stderr, "train.epochs")
     assert "Traceback (most recent call last)" in debug.stderr
     assert debug.stderr.splitlines()[-1] == plain.stderr.strip()
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)])
+def test_evaluate_silences_tensorflow_as_its_own_options_say(tmp_path, monkeypatch, options):
+    """Those of the process, here pytest's, are another's."""
+    write_scenes(tmp_path / "data", 1, 64, 0)
+    (tmp_path / "broken.keras").write_bytes(b"no model")
+    asked = []
+
+    def silenced(debug: bool) -> contextlib.AbstractContextManager[None]:
+        asked.append(debug)
+        return silence.silenced(debug)
+
+    monkeypatch.setattr(evaluate, "silenced", silenced)
+    called = CliRunner().invoke(cli.app, ["evaluate", *(str(path) for path in sorted(tmp_path.iterdir())), *options])
+    assert isinstance(called.exception, ModelError)
+    assert asked == [bool(options)]
 
 
 def copy_of(data: Path, target: Path) -> Path:

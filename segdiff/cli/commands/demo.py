@@ -54,7 +54,7 @@ def demo(
     config = load_config(config_file("demo"), [f"data.root={json.dumps(str(data))}"])
     train_run(screen, config, run, resume=False)
     screen.say("3 of 3: predicting the pairs kept for validation, with scores, masks and overlays")
-    scores = evaluate_model(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False)
+    scores = evaluate_model(screen, run, data, split="val", out=predictions, ignore=None, overwrite=False, debug=debug)
     looks = {"report": predictions / "report.html", "overlays": predictions / "overlays"}
     looks |= {"masks": predictions / "masks", "summary": predictions / "summary.csv"}
     looks |= {"model": run / "model.keras", "training": run / "report.html"}

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -67,7 +66,6 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score a model on labelled pairs: one confusion matrix over all pixels, and with --objects every object."""
-    import_tensorflow(debug)
     from segdiff.config import ConfigError
     from segdiff.inference.object_scores import ObjectOptions
 
@@ -81,7 +79,7 @@ def evaluate(
     scores = evaluate_model(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
         objects=options if objects else None, resolution=resolution, post_processing=post_processing,
-        ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision,
+        ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision, debug=debug,
     )  # fmt: skip
 
     def render(console: Console) -> None:
@@ -111,6 +109,7 @@ def evaluate_model(
     tta: Literal["d4"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    debug: bool = False,
 ) -> dict[str, Any]:
     """Scores a model on a data set; the figures of metrics.json. With ``out`` it fills a prediction folder too.
 
@@ -121,18 +120,7 @@ def evaluate_model(
     from data_pipelines.validation import FaultyDataError
     from segdiff.config import ConfigError, load_config
     from segdiff.files import write_whole
-    from segdiff.inference.boxes import read_true_boxes
-    from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
-    from segdiff.inference.folder import Job, PredictionFolder
-    from segdiff.inference.folder_run import Unsure
-    from segdiff.inference.object_scores import ObjectScoreboard
-    from segdiff.inference.pair_writer import confidence_text
-    from segdiff.inference.predictor import FailedPair, load, predict_pairs
     from segdiff.model_files import resolve_model
-    from segdiff.visualization.layers import write_layers
-    from segdiff.visualization.overlays import overlay as draw
-    from segdiff.visualization.pictures import write_image
-    from segdiff.visualization.report import write_report
 
     run = load_config(model / "config.yaml") if (model / "config.yaml").is_file() else None
     if ignore is None and run is not None:
@@ -142,8 +130,21 @@ def evaluate_model(
     report = checked_data(screen, data, ignore)
     if report.faults or report.coding is None:
         raise FaultyDataError([report])
+    import_tensorflow(debug)  # takes seconds: what is wrong with the call and the data is said before
+    from segdiff.inference.boxes import read_true_boxes
+    from segdiff.inference.evaluation import Scoreboard, Truth, split_pairs
+    from segdiff.inference.folder import Job, PredictionFolder
+    from segdiff.inference.folder_run import Unsure
+    from segdiff.inference.object_scores import ObjectScoreboard
+    from segdiff.inference.pair_writer import confidence_text
+    from segdiff.inference.predictor import FailedPair, load, predict_pairs
+    from segdiff.visualization.layers import write_layers
+    from segdiff.visualization.overlays import overlay as draw
+    from segdiff.visualization.pictures import write_image
+    from segdiff.visualization.report import write_report
+
     chosen, pairs = split_pairs(report.data, split, model)
-    with silenced("--debug" in sys.argv):
+    with silenced(debug):
         detector = load(
             model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None,
             post_processing=steps,
