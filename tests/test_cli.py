@@ -231,6 +231,10 @@ def test_check_says_what_is_there_and_what_is_wrong(here, tiny_run, tmp_path):
     status, out, err = here("check", data, "--json")
     assert status == 1
     assert [fault["path"] for fault in json.loads(out)["faults"]] == sorted(map(str, faulty))
+    call = ("evaluate", tiny_run.run, data, "--quiet")
+    for options, reports in ((("--json",), 1), (("--out", "--json"), 0)):  # there it is the name of a folder
+        status, out, err = here(*call, *options)
+        assert (status, len(json.loads(out or "[]"))) == (1, reports), err
 
     status, out, err = here("check", tmp_path / "nowhere")
     assert status == 2

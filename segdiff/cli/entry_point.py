@@ -20,12 +20,13 @@ def main() -> None:
         warnings.filterwarnings("ignore", module="keras")
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+    asked: dict[str, bool] = {}
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False, obj=asked))
     except Exception as error:
         if debug:
             traceback.print_exc()
-        sys.exit(status_of(error))
+        sys.exit(status_of(error, as_json=asked.get("as_json", False)))
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -19,8 +19,8 @@ def complain(line: str) -> None:
     print(f"segdiff: {line}", file=sys.stderr)
 
 
-def status_of(error: Exception) -> int:
-    """Says in one line what is wrong, and gives the exit status of the contract."""
+def status_of(error: Exception, *, as_json: bool) -> int:
+    """Says in one line what is wrong, of data in JSON too if asked for, and gives the exit status of the contract."""
     from data_pipelines.layouts import DataError
     from segdiff.config import ConfigError
 
@@ -28,7 +28,7 @@ def status_of(error: Exception) -> int:
     for report in reports:
         for fault in report.faults:
             complain(str(fault))
-    if reports and "--json" in sys.argv:
+    if reports and as_json:
         print(json.dumps([report.to_json() for report in reports], indent=2, default=str))
     line = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _USAGE_ERROR):

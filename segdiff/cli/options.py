@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+
+def _noted(context: typer.Context, option: typer.CallbackParam, value: bool) -> bool:
+    """Notes the option in the ``obj`` that the application was called with: whoever maps errors sees no parameters."""
+    if context.obj is not None:
+        context.obj[option.name] = value
+    return value
+
+
+Json = Annotated[
+    bool, typer.Option("--json", callback=_noted, help="Print JSON, and nothing else, on standard output.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only, no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and TensorFlow's log.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the predictions of another job in OUT.")]
