@@ -176,6 +176,37 @@ def test_a_traceback_is_shown_on_request_alone(segdiff_command):
     assert debug.stderr.splitlines()[-1] == plain.stderr.strip()
 
 
+def run_into(stream: str, descriptor: int, *arguments: object) -> tuple[int, str]:
+    """The command with one of its streams led there, buffered as it is by default -> its status, what the other got."""
+    script, streams = Path(sys.executable).with_name("segdiff"), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command, streams[stream] = [str(script), *map(str, arguments)], descriptor
+    done = subprocess.run(command, **streams, text=True, env=environment, timeout=120)
+    return done.returncode, (done.stderr if stream == "stdout" else done.stdout)
+
+
+def test_where_nobody_reads_on_it_ends_without_a_word_as_of_sigpipe(tmp_path):
+    write_scenes(tmp_path, 1, 64, 0)
+    reader, writer = os.pipe()
+    os.close(reader)
+    for stream, arguments in (
+        ("stdout", ("check", tmp_path)),  # rich finds out while it works
+        ("stdout", ("check", tmp_path, "--json", "--quiet")),  # nobody does before the end
+        ("stderr", ("check", tmp_path / "nowhere")),
+    ):
+        assert run_into(stream, writer, *arguments) == (128 + signal.SIGPIPE, ""), arguments
+    os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux alone has a file that is always full")
+def test_what_does_not_fit_on_standard_output_is_told(tmp_path):
+    write_scenes(tmp_path, 1, 64, 0)
+    with Path("/dev/full").open("wb") as full:
+        status, err = run_into("stdout", full.fileno(), "check", tmp_path, "--json", "--quiet")
+    assert status == 4
+    require_one_line(err, "No space left", "make room")
+
+
 @pytest.mark.parametrize("options", [(), ("--debug",)])
 def test_evaluate_silences_tensorflow_as_its_own_options_say(tmp_path, monkeypatch, options):
     """Those of the process, here pytest's, are another's."""
