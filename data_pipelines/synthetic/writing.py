@@ -1,5 +1,6 @@
 """Write a data set of drawn pairs."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def write_scenes(
     lie on the image after. Every fifth pair, the second first, is for validation; a single pair is for training and
     there is no val.txt. Pair i is drawn from (seed, i) alone: the same seed gives the same bytes, however many pairs
     are drawn.
-    `on_progress(done, pairs)` is called after every pair.
+    `on_progress(done, pairs)` is called after every pair. Where a write fails or the call is interrupted, what it has
+    written is removed, and the same call can be made again.
 
     FileExistsError where OUT is a file or holds anything; ValueError for fewer than 1 pair, a size below 64, or a
     negative seed.
@@ -34,8 +36,19 @@ def write_scenes(
         raise FileExistsError(f"{out} is a file: name a new or an empty folder")
     if out.is_dir() and any(out.iterdir()):
         raise FileExistsError(f"{out} already holds files: name a new or an empty folder, or delete it first")
-    for folder in ("A", "B", "label", "list"):
-        (out / folder).mkdir(parents=True)
+    made: list[Path] = []
+    try:
+        for name in ("A", "B", "label", "list"):
+            (out / name).mkdir(parents=True)
+            made.append(out / name)
+        _write_pairs(out, pairs, size, seed, on_progress)
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)  # what came up first is what is told
+        raise
+
+
+def _write_pairs(out: Path, pairs: int, size: int, seed: int, on_progress: Callable[[int, int], None] | None) -> None:
     names = [f"scene_{index:04d}" for index in range(pairs)]
     for index, name in enumerate(names):
         before, after, mask = draw_scene(size, np.random.default_rng((seed, index)))
@@ -44,9 +57,8 @@ def write_scenes(
         _write_png(out / "label" / f"{name}.png", mask * 255)
         if on_progress is not None:
             on_progress(index + 1, pairs)
-    validation = names[1::5]
-    _write_list(out / "list" / "train.txt", [name for name in names if name not in validation])
-    if validation:
+    _write_list(out / "list" / "train.txt", [name for index, name in enumerate(names) if index % 5 != 1])
+    if validation := names[1::5]:
         _write_list(out / "list" / "val.txt", validation)
 
 

@@ -105,10 +105,21 @@ def test_files_appear_whole_or_not_at_all(tmp_path, monkeypatch):
             file.write(content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="no space"):
-        write_scenes(tmp_path / "out", 1, 64, seed=0)
-    assert list((tmp_path / "out").rglob("*.png")) == []
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="no space"):
+            write_scenes(tmp_path / "out", 1, 64, seed=0)
+    assert list((tmp_path / "out").iterdir()) == []
+    write_scenes(tmp_path / "out", 1, 64, seed=0)
+
+
+def test_an_interruption_leaves_nothing_of_a_set_that_is_not_whole(tmp_path):
+    def interrupt(done: int, pairs: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_scenes(tmp_path, 3, 64, seed=0, on_progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_files_is_refused_untouched(tmp_path):
