@@ -170,8 +170,13 @@ def _write_memory(memory: Path, good: dict[str, tuple[tuple[int, int] | None, Im
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=memory.parent, suffix=".tmp", delete=False) as file:
-            json.dump({"version": _VERSION, "files": files}, file)
-        Path(file.name).replace(memory)
+            try:
+                json.dump({"version": _VERSION, "files": files}, file)
+                file.close()
+                Path(file.name).replace(memory)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
     except OSError as error:
         logger.warning("%s: this check is not remembered (%s)", memory, error)
 

@@ -479,6 +479,17 @@ def test_a_cache_folder_that_cannot_be_written_does_not_stop_the_check(tmp_path:
     assert "not remembered" in caplog.text
 
 
+def test_a_check_that_cannot_be_remembered_leaves_no_half_file(tmp_path: Path, caplog, monkeypatch):
+    root = write_set(tmp_path, {"x": mask_of(255)})
+    _decoded(monkeypatch, root)
+    (memory,) = (cache_folder() / "check").iterdir()
+    memory.unlink()
+    (memory / "in its place").mkdir(parents=True)
+    _decoded(monkeypatch, root)
+    assert "not remembered" in caplog.text
+    assert list((cache_folder() / "check").iterdir()) == [memory]
+
+
 def test_an_interrupted_check_remembers_what_it_has_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     root = write_set(tmp_path, {f"m{number}": mask_of(255) for number in range(8)})
 
