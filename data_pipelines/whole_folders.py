@@ -33,8 +33,7 @@ def new_folder(folder: Path, *, replace: bool = False, alone: bool = False) -> I
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.{_ENDING}(-[0-9a-f]{{8}})?")
-    for path in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]:
+    for path in unfinished_beside(folder):
         _remove_dead(path, folder)
     temporary, lock = _claim(folder, alone)
     try:
@@ -51,6 +50,12 @@ def new_folder(folder: Path, *, replace: bool = False, alone: bool = False) -> I
             unfinished.rename(folder)
     finally:
         _remove(temporary, lock, folder)
+
+
+def unfinished_beside(folder: Path) -> list[Path]:
+    """The hidden folders in which `new_folder` writes, or wrote when it was killed, what is to appear as `folder`."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.{_ENDING}(-[0-9a-f]{{8}})?")
+    return [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]
 
 
 def _holds_something(folder: Path) -> bool:

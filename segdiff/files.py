@@ -9,9 +9,14 @@ UNFINISHED = ".part"
 """What the name of a file that is being written ends with, before its suffix."""
 
 
+def unfinished_in(folder: Path) -> list[Path]:
+    """What is being written in a folder, or was left half written by processes that were killed."""
+    return list(folder.glob(f".*{UNFINISHED}*"))
+
+
 def remove_unfinished(folder: Path) -> None:
     """Removes what processes that were killed left half written in a folder."""
-    for path in folder.glob(f".*{UNFINISHED}*"):
+    for path in unfinished_in(folder):
         path.unlink(missing_ok=True)
 
 

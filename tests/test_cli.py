@@ -27,9 +27,9 @@ from data_pipelines.published.preparing import DATA_SETS
 from data_pipelines.synthetic.writing import write_scenes
 from segdiff import cli
 from segdiff.cli import silence
-from segdiff.cli.commands import evaluate
+from segdiff.cli.commands import demo, evaluate
 from segdiff.cli.errors import FAULTS, WRONG_CALL
-from segdiff.config import EncoderConfig, ModelConfig, load_config
+from segdiff.config import EncoderConfig, ModelConfig, dump_config, load_config
 from segdiff.inference.boxes import find_boxes
 from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
 from segdiff.inference.postprocessing import postprocess_mask
@@ -1142,6 +1142,54 @@ def test_a_training_that_is_stopped_and_killed_ends_as_the_unbroken_one(here, ti
     for ours, theirs in zip(*rows, strict=True):
         for key in ("loss", "f1", "val_loss", "val_f1", "learning_rate"):
             assert float(ours[key]) == pytest.approx(float(theirs[key]), abs=1e-5), key
+
+
+def test_the_demo_replaces_nothing_that_a_demo_did_not_provably_make(here, tmp_path):
+    def folder(name: str, *files: str) -> Path:
+        for file in files:
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file)
+        return tmp_path / name
+
+    mark, image = f"data/{demo.MARK}", "data/A/scene_0000.png"
+    (tmp_path / "no image" / "data" / "A").mkdir(parents=True)
+    refused = {
+        folder("no image", "data/notes.txt"): "nothing tells that a demo made it",
+        folder("synth", image, "model.keras", "config.yaml"): "nothing tells that a demo made it",
+        folder("another run", mark, image, "model.keras", "config.yaml"): "nothing tells that a demo made it",
+        folder(
+            "another model", mark, image, "model.keras"
+        ): f"{tmp_path / 'another model' / 'model.keras'}: is not the",
+        folder("own notes", mark, image, "notes.txt"): f"{tmp_path / 'own notes' / 'notes.txt'}: is not the demo's",
+        folder("own image", mark, image, "data/A/x.png"): f"{tmp_path / 'own image' / 'data' / 'A' / 'x.png'}: is not",
+        folder("a file", "file") / "file": "is a file",
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for out, line in refused.items():
+        status, said, err = here("demo", "--out", out, "--overwrite")
+        assert (status, said) == (WRONG_CALL, "")
+        require_one_line(err, line)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_demo_knows_its_own_whole_or_interrupted(here, tiny_run, tmp_path):
+    """A run and its data, as the demo makes them, of fewer pairs and epochs."""
+    out, data = tmp_path / "out", tmp_path / "out" / "data"
+    (out / ".data.unfinished" / "new" / "A").mkdir(parents=True)  # killed while it drew
+    demo.require_free(out, overwrite=False)
+    shutil.copytree(tiny_run.data, data)
+    config = load_config(tiny_run.config, [f"data.root={json.dumps(str(tiny_run.data.resolve()))}"])
+    (data / demo.MARK).write_text(dump_config(config), encoding="utf-8")
+    status, _, err = here("demo", "--out", out)
+    assert status == WRONG_CALL
+    require_one_line(err, out, "--overwrite")
+    demo.require_free(out, overwrite=True)
+    shutil.copytree(tiny_run.run, out, dirs_exist_ok=True)
+    (out / ".model.0a1b.part.keras").touch()
+    demo.require_free(out, overwrite=True)
+    demo.remove_run(out)
+    assert sorted(path.name for path in out.iterdir()) == [".data.unfinished", "data"]
 
 
 @pytest.mark.slow

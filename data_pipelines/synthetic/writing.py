@@ -11,6 +11,11 @@ from data_pipelines.synthetic.drawing import draw_scene
 from data_pipelines.synthetic.planning import SMALLEST
 
 
+def scene_names(pairs: int) -> list[str]:
+    """What so many drawn pairs are called."""
+    return [f"scene_{index:04d}" for index in range(pairs)]
+
+
 def write_scenes(
     out: Path, pairs: int, size: int, seed: int, on_progress: Callable[[int, int], None] | None = None
 ) -> None:
@@ -49,7 +54,7 @@ def write_scenes(
 
 
 def _write_pairs(out: Path, pairs: int, size: int, seed: int, on_progress: Callable[[int, int], None] | None) -> None:
-    names = [f"scene_{index:04d}" for index in range(pairs)]
+    names = scene_names(pairs)
     for index, name in enumerate(names):
         before, after, mask = draw_scene(size, np.random.default_rng((seed, index)))
         _write_png(out / "A" / f"{name}.png", cv2.cvtColor(before, cv2.COLOR_RGB2BGR))
