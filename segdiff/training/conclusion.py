@@ -120,7 +120,7 @@ def conclude(
     validation: Validation,
     classes: tuple[str, ...],
     *,
-    trained_on: bool,
+    trained_on: int,
     best_epoch: int,
     history: Sequence[dict[str, float]],
     precision: str,
@@ -130,7 +130,7 @@ def conclude(
 ) -> dict[str, object]:
     """Chooses threshold and post-processing of the best model on the validation pairs, and writes model and metrics.
 
-    ``trained_on`` says that these are the pairs of the training itself. The metrics are written last: a run that has
+    ``trained_on`` says how many of these pairs are of the training itself. The metrics are written last: a run that has
     them has its pictures too, and one that was stopped before is resumed.
     """
     model = load_model(run / "model.keras")
@@ -163,11 +163,11 @@ def conclude(
     model.settings = replace(model.settings, threshold=threshold, post_processing=post_processing)
     save_detector(model, run / "model.keras")
     result = {
-        "split": "train" if trained_on else "val",
+        "split": "train" if trained_on == len(validation.indices) else "val",
         "pairs": len(validation.indices),
         "best_epoch": best_epoch,
         "epochs": len(history),
-        "chosen_on": _chosen_on(chosen, trained_on),
+        "chosen_on": _chosen_on(chosen, len(validation.indices), trained_on),
         "seconds": round(sum(row["seconds"] for row in history), 1),
         **with_and_without[0],
         "threshold": threshold,
@@ -218,9 +218,10 @@ def best_and_worst(standings: Sequence[Standing | None], most: int = RANKED) -> 
     return best, ranked[len(best) :][-most:][::-1]
 
 
-def _chosen_on(chosen: list[str], trained_on: bool) -> str:
+def _chosen_on(chosen: list[str], pairs: int, trained_on: int) -> str:
     words = f"{', '.join(chosen[:-1])} and {chosen[-1]} were" if len(chosen) > 1 else f"{chosen[0]} was"
-    return f"{words} chosen on these pairs" + (", which it was trained on" if trained_on else "")
+    which = "which" if trained_on == pairs else f"{trained_on} of which"
+    return f"{words} chosen on these pairs" + (f", {which} it was trained on" if trained_on else "")
 
 
 def _describe(post_processing: PostProcessing, f1: float, without: float) -> str:

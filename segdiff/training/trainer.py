@@ -243,7 +243,7 @@ def train(
             config,
             validation,
             data.classes,
-            trained_on=data.val == data.train,
+            trained_on=sum(index in root for root in data.train for index in validation.indices),
             best_epoch=best.best_epoch,
             history=rows,
             precision=precision,

@@ -475,6 +475,22 @@ def test_a_single_pair_trains_without_any_kept_aside_and_with_a_threshold_that_i
     assert load_model(tmp_path / "run").settings.threshold == metrics["threshold"]
 
 
+def test_of_two_data_sets_the_one_without_val_is_told_to_be_trained_on(scenes, tmp_path):
+    config = configured(
+        scenes,
+        three_classes(tmp_path / "without", 2),
+        data__val_fraction=0,
+        data__binary=True,
+        train__epochs=1,
+        model__encoder={"channels": [4, 8]},
+        train__crops_per_epoch=2,
+        inference__post_processing="none",
+    )
+    metrics = quiet_train(config, tmp_path / "run")
+    assert (metrics["split"], metrics["pairs"]) == ("val", 3)
+    assert metrics["chosen_on"] == "epoch and threshold were chosen on these pairs, 2 of which it was trained on"
+
+
 def test_several_classes_and_roots_train_with_qualified_lists(tmp_path):
     """And the post-processing of the configuration goes into the model: no region is as large as it asks for."""
     roots = three_classes(tmp_path / "one", 3), three_classes(tmp_path / "two", 2)
