@@ -9,6 +9,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks t
 import albumentations as A  # noqa: N812
 import cv2
 
+from data_pipelines.mask_offset import displaced
+
 
 class Augmentation:
     """Augments pairs, each from a seed of its own, so that a run is repeatable whatever thread does the work.
@@ -46,7 +48,7 @@ class Augmentation:
         if jpeg is not None and bands not in (1, 3):
             raise ValueError(f"jpeg needs 1 or 3 bands, the images have {bands}: set it to null")
         self._swap, self._misregistration = swap, misregistration
-        self._mask_offset = np.array(mask_offset)
+        self._mask_offset = mask_offset
         self._geometry = lambda: A.Compose(_geometry(flip, scale, rotate), additional_targets={"after": "image"})
         self._photometry = lambda: A.Compose(
             _photometry(brightness, contrast, gamma, band_gain, hue, saturation, noise, blur, jpeg), seed=0
@@ -63,8 +65,9 @@ class Augmentation:
         geometry, photometry = self._of_thread.geometry, self._of_thread.photometry
         geometry.set_random_seed(int(rng.integers(2**31)))
         # flips are of what the mask marks: the offset is taken off before them and put back after
-        moved = geometry(image=before, after=after, mask=_shift_mask(mask, -self._mask_offset))
-        before, after, mask = moved["image"], moved["after"], _shift_mask(moved["mask"], self._mask_offset)
+        right, down = self._mask_offset
+        moved = geometry(image=before, after=after, mask=displaced(mask, (-right, -down)))
+        before, after, mask = moved["image"], moved["after"], displaced(moved["mask"], (right, down))
         if self._swap and rng.random() < 0.5:
             before, after = after, before
         if self._misregistration:
@@ -125,15 +128,6 @@ def _photometry(
     if jpeg is not None:
         transforms.append(A.ImageCompression(quality_range=(jpeg, 100), p=0.5))
     return transforms
-
-
-def _shift_mask(mask: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """The mask moved by (x, y) whole pixels, its border repeated."""
-    if not by.any():
-        return mask
-    height, width = mask.shape
-    rows, columns = np.arange(height) - by[1], np.arange(width) - by[0]
-    return mask[np.ix_(rows.clip(0, height - 1), columns.clip(0, width - 1))]
 
 
 def _shift(image: np.ndarray, by: np.ndarray) -> np.ndarray:
