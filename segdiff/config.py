@@ -351,6 +351,11 @@ class InferenceConfig(_Section):
         description="of masks: auto (what raises F1 on the validation pairs), none, or a section `closing` (radius), "
         "`fill_holes` (largest area), `vote` (one class a region), `minimum_area`, in pixels",
     )
+    tta: Literal["none", "d4"] = Field(
+        "none",
+        description="d4: the mean over the eight turns and mirror images of every tile, eight times the work; of the "
+        "validation at the end of training too",
+    )
 
 
 class Config(_Section):

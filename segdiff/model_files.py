@@ -80,17 +80,24 @@ class Settings:
     relative: bool = False
     """Its odds are a score of no fixed scale: every pair has a threshold of its own, which becomes a probability of a
     half, see `segdiff.inference.pair_threshold`. It takes three bands, of images of any number of bands in turn."""
+    mask_offset: tuple[int, int] = (0, 0)
+    """Pixels (right, down) by which its masks lie away from what they mark, ``data.mask_offset`` of its training."""
+    test_time_augmentation: bool = False
+    """It predicts the mean over the eight turns and mirror images of every tile, unless told otherwise: its threshold
+    and its post-processing are those of that mean. Eight times the work."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
-        """The settings of ``dataclasses.asdict`` and JSON; an older file may lack post-processing and resolution."""
+        """The settings of ``dataclasses.asdict`` and JSON; an older file lacks what came later."""
         trained = values.get("ground_resolution")
+        right, down = values.get("mask_offset", (0, 0))
         return cls(
             **{
                 **values,
                 "classes": tuple(values["classes"]),
                 "post_processing": PostProcessing(**values.get("post_processing", {})),
                 "ground_resolution": None if trained is None else (float(trained[0]), float(trained[1])),
+                "mask_offset": (int(right), int(down)),
             }
         )
 

@@ -17,7 +17,7 @@ NAMED = 5
 """Pairs that a line names, at most."""
 
 
-def detector_options(detector: "Detector | Engine", ensemble: Sequence[str], tta: str | None) -> dict[str, Any]:
+def detector_options(detector: "Detector | Engine", ensemble: Sequence[str]) -> dict[str, Any]:
     """What the probabilities depend on besides the model, for prediction.json."""
     from segdiff.inference.manifest import digest
     from segdiff.model_files import resolve_model
@@ -26,11 +26,22 @@ def detector_options(detector: "Detector | Engine", ensemble: Sequence[str], tta
     trained = detector.settings.ground_resolution
     return {
         "ensemble": members,
-        "tta": tta,
+        "tta": augmentation_used(detector),
         "runtime": detector.runtime,
         "post_processing": asdict(detector.post_processing),
         "ground_resolution": None if trained is None else list(trained),
     }
+
+
+def augmentation_used(detector: "Detector | Engine") -> str | None:
+    """The --tta that a run has, whether asked for or the model's own; None: none."""
+    return "d4" if detector.test_time_augmentation else None
+
+
+def say_augmentation(screen: Screen, detector: "Detector | Engine") -> None:
+    """A line where prediction takes eight times the work, which may be the model's own choice."""
+    if detector.test_time_augmentation:
+        screen.say("the mean over the eight turns and mirror images of every tile: eight times the work (--tta d4)")
 
 
 def say_resolution(screen: Screen, detector: "Detector | Engine", pair: "Pair", resolution: float | None) -> None:

@@ -39,8 +39,12 @@ Ensemble = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
 ]
 TestTimeAugmentation = Annotated[
-    Literal["d4"] | None,
-    typer.Option(metavar="d4", help="d4: the mean over the eight turns and mirror images; 8 x the time."),
+    Literal["d4", "none"] | None,
+    typer.Option(
+        metavar="NAME",
+        help="d4: the mean over the eight turns and mirror images of every tile, eight times the work; none; default: "
+        "the model's.",
+    ),
 ]
 Runtime = Annotated[
     Literal["auto", "tensorflow", "openvino"],

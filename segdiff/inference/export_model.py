@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,8 +54,9 @@ def export_model(
     with silence():
         network = load_model(path)
         fixed = network.settings.tile if kind in FIXED_SIZE else None
-        as_they_are = PostProcessing()  # the networks are compared: what becomes of a region may hang on one pixel
-        reference = Detector(replace(keras_network(network, path, "float32"), tile=fixed), post_processing=as_they_are)
+        # the networks are compared as they are: what becomes of a region may hang on one pixel, turns even them out
+        plain: dict[str, Any] = {"post_processing": PostProcessing(), "test_time_augmentation": False}
+        reference = Detector(replace(keras_network(network, path, "float32"), tile=fixed), **plain)
     quantized = precision == "int8"
     if quantized and data is None:
         raise ValueError("int8 is calibrated on data, there are none")
@@ -66,7 +68,7 @@ def export_model(
             manifest = write_network(network, folder, kind, precision, digest(path), tiles)
             # as in prediction, but for float32, whose difference would be that of bfloat16
             computing: Precision = "float32" if kind in ("onnx", "openvino") and not quantized else "auto"
-            exported = Detector(open_network(folder / MANIFEST, precision=computing), post_processing=as_they_are)
+            exported = Detector(open_network(folder / MANIFEST, precision=computing), **plain)
         chosen = list(pairs) if quantized else spread(pairs, COMPARED_PAIRS)
         count = len(chosen) or DRAWN_PAIRS
 

@@ -32,7 +32,7 @@ class DetectorPlan:
     runtime: RuntimeName = "auto"
     precision: Precision = "auto"
     ensemble: tuple[str, ...] = ()
-    test_time_augmentation: bool = False
+    test_time_augmentation: bool | None = None
     post_processing: PostProcessing | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -78,6 +78,10 @@ class Engine(Protocol):
     def post_processing(self) -> PostProcessing:
         """What is done to the masks."""
 
+    @property
+    def test_time_augmentation(self) -> bool:
+        """Whether it predicts the mean over eight turns and mirror images."""
+
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, in any order, drawn as they are needed."""
 
@@ -109,6 +113,11 @@ class LocalEngine:
     def post_processing(self) -> PostProcessing:
         """What is done to the masks."""
         return self.detector.post_processing
+
+    @property
+    def test_time_augmentation(self) -> bool:
+        """Whether it predicts the mean over eight turns and mirror images."""
+        return self.detector.test_time_augmentation
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, in order; rasters row by row."""

@@ -29,6 +29,7 @@ from data_pipelines.decoding import (
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
+from segdiff.dihedral import dihedral, offset_reach
 from segdiff.ground_resolution import differ, own_resolution, target_resolution
 from segdiff.inference.pair_threshold import PairScale, measure_pair
 from segdiff.inference.postprocessing import postprocess_mask
@@ -41,12 +42,11 @@ from segdiff.inference.runtimes import (
     Precision,
     RuntimeName,
     by_threes,
-    dihedral,
     mean_of,
     open_network,
 )
 from segdiff.inference.tiling import TilePlan, blend_rows, plan_tiles, read_tile
-from segdiff.model_files import ModelError, PostProcessing
+from segdiff.model_files import ModelError, PostProcessing, Settings
 
 _BATCH_PIXELS = 8 * 256 * 256
 """Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
@@ -149,13 +149,16 @@ class Detector:
 
     Several networks predict together: the mean of their probabilities counts, and the classes, threshold, tiles and
     ground resolution of the first. With ``test_time_augmentation`` each sees every tile in its eight turns and mirror
-    images. Masks are post-processed as the first network's model says, or as ``post_processing`` does. Raises
-    ModelError on networks that do not take the same images or tell the same classes, or were trained at
-    ground resolutions that differ by more than a quarter.
+    images, eight times the work, and without; None: as the first network's model says. Masks are post-processed as that
+    says, or as ``post_processing`` does. Raises ModelError on networks that do not take the same images or tell the
+    same classes, or were trained at ground resolutions that differ by more than a quarter.
     """
 
     def __init__(
-        self, *networks: Network, test_time_augmentation: bool = False, post_processing: PostProcessing | None = None
+        self,
+        *networks: Network,
+        test_time_augmentation: bool | None = None,
+        post_processing: PostProcessing | None = None,
     ):
         first = networks[0]
         relative = [network.path for network in networks if network.settings.relative]
@@ -176,7 +179,10 @@ class Detector:
                     "cannot predict together"
                 )
         self.path = first.path
-        reaches = [network.settings.reach for network in networks]
+        self.test_time_augmentation = (
+            first.settings.test_time_augmentation if test_time_augmentation is None else test_time_augmentation
+        )
+        reaches = [self._reach(network.settings) for network in networks]
         self.settings = replace(
             first.settings,
             stride=math.lcm(*(network.settings.stride for network in networks)),
@@ -189,11 +195,20 @@ class Detector:
         self.post_processing = first.settings.post_processing if post_processing is None else post_processing
         self._tiles = {network.path: network.tile for network in networks if network.tile}
         """Networks that take tiles of one size only, and which."""
-        together = mean_of([network.run for network in networks])
+        runs = [network.run for network in networks]
         if self.settings.relative:
             self.bands = self.bands_after = None
-            together = by_threes(together)
-        self._run = dihedral(together) if test_time_augmentation else together
+            runs = [by_threes(run) for run in runs]
+        if self.test_time_augmentation:  # each by itself: its masks may lie displaced where those of others do not
+            offsets = [network.settings.mask_offset for network in networks]
+            runs = [dihedral(run, offset) for run, offset in zip(runs, offsets, strict=True)]
+        self._run = mean_of(runs)
+
+    def _reach(self, settings: Settings) -> int | None:
+        """That of a network, and of what is made up at the edges where turned predictions are moved."""
+        if settings.reach is None or not self.test_time_augmentation:
+            return settings.reach
+        return settings.reach + offset_reach(settings.mask_offset)
 
     def predict(
         self,
@@ -506,7 +521,7 @@ def load(
     runtime: RuntimeName = "auto",
     precision: Precision = "auto",
     ensemble: Sequence[str | Path] = (),
-    test_time_augmentation: bool = False,
+    test_time_augmentation: bool | None = None,
     post_processing: PostProcessing | None = None,
     threads: int | None = None,
 ) -> Detector:
@@ -517,8 +532,10 @@ def load(
         result.mask, result.probability
 
     ``runtime``, ``precision`` and ``threads`` are those of ``open_network``. The models of ``ensemble`` predict with
-    it. Masks are post-processed as the model says, or as ``post_processing`` does: ``PostProcessing()`` leaves them
-    alone. Raises ModelError where there is none, or none that can be trusted.
+    it. ``test_time_augmentation`` says whether the mean over the eight turns and mirror images of every tile counts,
+    eight times the work; None: as the (first) model says. Masks are post-processed as it says, or as
+    ``post_processing`` does: ``PostProcessing()`` leaves them alone. Raises ModelError where there is none, or none
+    that can be trusted.
     """
     networks = [open_network(one, runtime, precision, threads) for one in (model, *ensemble)]
     return Detector(

@@ -55,6 +55,7 @@ class Described:
     settings: Settings
     runtime: str
     post_processing: PostProcessing
+    test_time_augmentation: bool
     models: tuple[str, ...]
     """SHA-256 of the files."""
     version: str
@@ -68,7 +69,14 @@ class Worker:
         detector = plan.load(threads)
         self._engine = LocalEngine(detector, plan.options)
         digests = tuple(digest(resolve_model(model)) for model in (plan.model, *plan.ensemble))
-        return Described(detector.settings, detector.runtime, detector.post_processing, digests, __version__)
+        return Described(
+            detector.settings,
+            detector.runtime,
+            detector.post_processing,
+            detector.test_time_augmentation,
+            digests,
+            __version__,
+        )
 
     def predict(self, writer: PairWriter, pairs: list[Pair]) -> list[WrittenPair | FailedPair]:
         """Predicts the pairs and writes their files."""
@@ -128,6 +136,12 @@ class RayEngine:
         """What is done to the masks."""
         assert self._described is not None
         return self._described.post_processing
+
+    @property
+    def test_time_augmentation(self) -> bool:
+        """Whether the actors predict the mean over eight turns and mirror images."""
+        assert self._described is not None
+        return self._described.test_time_augmentation
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, as they come."""

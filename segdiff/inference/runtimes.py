@@ -324,25 +324,3 @@ def by_threes(runtime: Runtime) -> Runtime:
             yield (odds / (1 + odds)).astype(np.float32)
 
     return run
-
-
-def dihedral(runtime: Runtime) -> Runtime:
-    """The mean over the eight turns and mirror images of every tile (the dihedral group D4)."""
-
-    def turned(tiles: np.ndarray, turn: int) -> np.ndarray:
-        tiles = np.rot90(tiles, turn % 4, axes=(1, 2))
-        return np.ascontiguousarray(tiles[:, :, ::-1] if turn >= 4 else tiles)
-
-    def back(tiles: np.ndarray, turn: int) -> np.ndarray:
-        return np.rot90(tiles[:, :, ::-1] if turn >= 4 else tiles, -(turn % 4), axes=(1, 2))
-
-    def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
-        eight = ((turned(before, turn), turned(after, turn)) for before, after in batches for turn in range(8))
-        total: Any = 0
-        for number, probabilities in enumerate(runtime(eight)):
-            total = total + back(probabilities, number % 8)
-            if number % 8 == 7:
-                yield (total / 8).astype(np.float32)
-                total = 0
-
-    return run

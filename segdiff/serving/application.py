@@ -183,6 +183,7 @@ class _Page:
             "classes": classes[1:],
             "limits": self._limits,
             "minutes": IDLE_SECONDS // 60,
+            "augmented": self._model.detector.test_time_augmentation,
             "steps": "" if steps == PostProcessing() else _in_words(steps),
             "page": {
                 "megabytes": self._limits.megabytes,

@@ -484,7 +484,13 @@ def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None
     if overlap >= tile:
         raise ConfigError(f"inference.overlap: got {overlap}, it must be smaller than inference.tile, {tile}")
     model.settings = replace(
-        model.settings, classes=data.classes, tile=tile, overlap=overlap, ground_resolution=data.ground_resolution
+        model.settings,
+        classes=data.classes,
+        tile=tile,
+        overlap=overlap,
+        ground_resolution=data.ground_resolution,
+        mask_offset=config.data.mask_offset,
+        test_time_augmentation=config.inference.tta == "d4",
     )
     if config.train.init_from is not None:
         say(_start_from(model, config.train.init_from))

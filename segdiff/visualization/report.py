@@ -243,7 +243,7 @@ def _origin(folder: Path, job: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     options = job.get("options", {})
     origin += [("model", name, str(model))] if name else []
-    for key in ("split", "threshold"):
+    for key in ("split", "threshold", "tta"):
         if options.get(key) is not None:
             origin.append((key, str(options[key]), str(options[key])))
     written = datetime.fromtimestamp((folder / "summary.csv").stat().st_mtime)

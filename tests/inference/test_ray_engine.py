@@ -196,7 +196,7 @@ class Worker:
     answered: ClassVar[list[str]] = []
 
     def prepare(self, plan, threads):
-        return Described(Settings(), "fake", PostProcessing(), ("0",), "1")
+        return Described(Settings(), "fake", PostProcessing(), False, ("0",), "1")
 
     def predict(self, writer, pairs):
         assert len(pairs) == 1 or not any(pair.after.suffix == ".tif" for pair in pairs), "a raster goes alone"

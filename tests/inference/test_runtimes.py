@@ -14,7 +14,7 @@ from data_pipelines.cache import cache_folder
 from segdiff.config import EncoderConfig, ModelConfig
 from segdiff.inference.manifest import read_manifest
 from segdiff.inference.predictor import Detector
-from segdiff.inference.runtimes import Network, dihedral, keras_network, mean_of, open_network, tensorflow_runtime
+from segdiff.inference.runtimes import Network, keras_network, mean_of, open_network, tensorflow_runtime
 from segdiff.model_files import ModelError, Settings
 from segdiff.models.architectures import build_change_detector
 
@@ -207,23 +207,6 @@ def test_several_networks_give_their_mean():
     found = list(mean_of([row_of(0.2), row_of(0.6), row_of(1.0)])(iter(batches)))
     for (before, _), mean in zip(batches, found, strict=True):
         np.testing.assert_allclose(mean, before[..., :1] / 255 * 0.6, rtol=1e-6)
-
-
-def test_the_eight_turns_are_turned_back():
-    batches = [tiles(2, 8, 12), tiles(1, 4, 4)]
-    for (before, _), found in zip(batches, dihedral(row_of(1.0))(batches), strict=True):
-        np.testing.assert_allclose(found, before[..., :1] / 255, rtol=1e-6)
-    seen = []
-
-    def looking(batches):
-        for before, after in batches:
-            seen.append((before.copy(), after.copy()))
-            # a network that is sure of the first row alone
-            yield np.broadcast_to(np.arange(len(before[0]))[None, :, None, None] == 0, (*before.shape[:3], 1)) * 1.0
-
-    (found,) = dihedral(looking)([tiles(1, 3, 3)])
-    assert len({before.tobytes() for before, _ in seen}) == 8
-    np.testing.assert_allclose(found[0, ..., 0] * 8, [[4, 2, 4], [2, 0, 2], [4, 2, 4]])
 
 
 def test_networks_that_differ_do_not_predict_together():

@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import keras
 import numpy as np
@@ -142,8 +142,9 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
     names, trained = ("none", "new roof"), (0.5, 1.0)
     steps = PostProcessing(closing=2, fill_holes=30, vote=True, minimum_area=12)
     model.settings = Settings(
-        names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps, ground_resolution=trained
-    )
+        names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps, ground_resolution=trained,
+        mask_offset=(2, -1), test_time_augmentation=True,
+    )  # fmt: skip
     model.save(tmp_path / "model.keras")
     copies = [
         keras.saving.load_model(tmp_path / "model.keras", compile=False),
@@ -153,8 +154,11 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
         assert isinstance(copy, ChangeDetector)
         assert copy.settings == model.settings
     older = asdict(model.settings)
-    del older["post_processing"]
-    assert Settings.from_json(older) == replace(model.settings, post_processing=PostProcessing())
+    for name in ("post_processing", "mask_offset", "test_time_augmentation"):
+        del older[name]
+    assert Settings.from_json(older) == Settings(
+        names, threshold=0.25, tile=96, overlap=16, stride=2, ground_resolution=trained
+    )
 
 
 def test_numbers_and_names_that_make_no_model_are_refused():

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from segdiff.cli.arguments import post_processing_steps
+from segdiff.cli.arguments import augmentation_asked, post_processing_steps
 from segdiff.cli.commands.check import checked_data
-from segdiff.cli.detectors import detector_options, render_unsure, say_resolution, unsure_figures
+from segdiff.cli.detectors import (
+    augmentation_used,
+    detector_options,
+    render_unsure,
+    say_augmentation,
+    say_resolution,
+    unsure_figures,
+)
 from segdiff.cli.errors import SOME_FAILED, complain
 from segdiff.cli.options import (
     AnyModel,
@@ -106,7 +113,7 @@ def evaluate_model(
     resolution: float | None = None,
     post_processing: str | None = None,
     ensemble: Sequence[str] = (),
-    tta: Literal["d4"] | None = None,
+    tta: Literal["d4", "none"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     debug: bool = False,
@@ -146,8 +153,8 @@ def evaluate_model(
     chosen, pairs = split_pairs(report.data, split, model)
     with silenced(debug):
         detector = load(
-            model, runtime=runtime, precision=precision, ensemble=ensemble, test_time_augmentation=tta is not None,
-            post_processing=steps,
+            model, runtime=runtime, precision=precision, ensemble=ensemble,
+            test_time_augmentation=augmentation_asked(tta), post_processing=steps,
         )  # fmt: skip
     classes = detector.settings.classes
     try:
@@ -165,6 +172,7 @@ def evaluate_model(
         if bands is not None and report.bands != bands and (report.bands, bands) != (1, 3):
             raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
     screen.say(f"pairs of split {chosen}: {len(pairs)}, threshold {detector.settings.threshold:.3f}")
+    say_augmentation(screen, detector)
     trained_on = [] if run is None else [Path(root.path) for root in run.data.root]
     if resolution is not None or data.resolve() not in trained_on:  # what a run was trained on needs no hint
         say_resolution(screen, detector, pairs[0], resolution)
@@ -178,7 +186,7 @@ def evaluate_model(
                 "split": chosen,
                 "ignore": ignore,
                 "resolution": resolution,
-                **detector_options(detector, ensemble, tta),
+                **detector_options(detector, ensemble),
                 **({"objects": asdict(objects)} if objects else {}),
             }
             job = Job(detector.path, options, {"data": str(data.resolve())}, true_masks)
@@ -215,6 +223,7 @@ def evaluate_model(
         "split": chosen,
         "threshold": detector.settings.threshold,
         "post_processing": asdict(detector.post_processing),
+        "tta": augmentation_used(detector),
         **board.scores(),
         "intervals": board.intervals(),
         "failed": errors,

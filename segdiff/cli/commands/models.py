@@ -22,6 +22,9 @@ def models(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) ->
                 "bands": "any number" if model.bands is None else str(model.bands),
                 "classes": ", ".join(model.settings.classes[1:]) if len(model.settings.classes) > 2 else "",
                 "resolution": " to ".join(f"{side:g}" for side in sorted(set(trained))) + " m" if trained else "",
+                "prediction": "the mean over eight turns and mirror images, eight times the work; --tta none: without"
+                if model.settings.test_time_augmentation
+                else "",
                 "in short": model.evidence,
                 "file": f"{model.file}, {model.size / 10**6:.1f} MB, sha256 {model.sha256[:HASH_SHOWN]}",
                 "card": str(model.card),

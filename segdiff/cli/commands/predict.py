@@ -11,8 +11,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from segdiff.cli.arguments import post_processing_steps, require_two
-from segdiff.cli.detectors import detector_options, render_unsure, say_resolution, unsure_figures
+from segdiff.cli.arguments import augmentation_asked, post_processing_steps, require_two
+from segdiff.cli.detectors import (
+    augmentation_used,
+    detector_options,
+    render_unsure,
+    say_augmentation,
+    say_resolution,
+    unsure_figures,
+)
 from segdiff.cli.errors import SOME_FAILED, complain
 from segdiff.cli.options import (
     AnyModel,
@@ -117,7 +124,7 @@ def predict(
             runtime,
             precision,
             tuple(ensemble or ()),
-            test_time_augmentation=tta is not None,
+            test_time_augmentation=augmentation_asked(tta),
             post_processing=steps,
             options={"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution},
         )
@@ -128,7 +135,7 @@ def predict(
                 **plan.options,
                 "probabilities": probabilities,
                 "geopackage": geopackage,
-                **detector_options(engine, ensemble or (), tta),
+                **detector_options(engine, ensemble or ()),
             },
             {"before": str(before.resolve()), "after": str(after.resolve())},
         )
@@ -138,6 +145,7 @@ def predict(
         )  # fmt: skip
         folder.keep_current(index.pairs())
         screen.say(engine.runtime)
+        say_augmentation(screen, engine)
         if done := len(folder.done):
             screen.say(f"done already: {done}, left: {len(index) - done}")
         if (first := next(left_to_do(index, folder), None)) is not None:
@@ -155,6 +163,7 @@ def predict(
         "failed": tally.errors,
         "failed_count": tally.failed,
         "mean_changed_fraction": tally.mean_changed_fraction,
+        "tta": augmentation_used(engine),
         **(unsure_figures(tally.unsure) if engine.settings.relative else {}),
         **({"shard": str(part), "shards_left": list(map(str, left))} if part.count > 1 else {}),
     }
