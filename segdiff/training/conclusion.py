@@ -1,7 +1,8 @@
 """The end of a training: what the best model is worth on the validation pairs, and what of it is to be shown."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,8 +13,10 @@ import tensorflow as tf
 
 from data_pipelines.pipeline import WHOLE, PairStore, Part, join_tiles, whole_image_batches
 from segdiff.config import Config
+from segdiff.dihedral import Predict, dihedral
 from segdiff.files import write_whole
 from segdiff.model_files import PostProcessing
+from segdiff.models.heads import to_probabilities
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
 from segdiff.training.callbacks import log_pictures, save_detector
@@ -50,19 +53,39 @@ class Validation:
         )
 
     def predicted(
-        self, model: keras.Model, threshold: float, counts: ChangeScores | None = None
+        self, predict: Predict, threshold: float, counts: ChangeScores | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The mask of every pair and the true one, uint8 H x W of class indices; ``counts`` counts on the way."""
+        """The mask of every pair and the true one, uint8 H x W of class indices.
+
+        ``counts``, of probabilities, counts on the way.
+        """
 
         def tiles() -> Iterator[np.ndarray]:
-            for images, truth in self.batches():
-                logits = model.predict_on_batch(images)
+            truths = deque[np.ndarray]()
+
+            def images() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                for pair, truth in self.batches().as_numpy_iterator():
+                    truths.append(truth)
+                    yield pair
+
+            for probabilities in predict(images()):
+                truth = truths.popleft()
                 if counts is not None:
-                    counts.update_state(truth, logits)
-                probability, kind = map(keras.ops.convert_to_numpy, change_of(logits, True))
+                    counts.update_state(truth, probabilities)
+                probability, kind = map(keras.ops.convert_to_numpy, change_of(probabilities, False))
                 yield from np.where(probability >= threshold, kind + 1, 0).astype(np.uint8)
 
         return join_tiles(tiles(), self.store, self.indices)
+
+
+def predict_by(model: keras.Model) -> Predict:
+    """What the model, of logits, says of batches."""
+
+    def predict(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+        for images in batches:
+            yield keras.ops.convert_to_numpy(to_probabilities(model.predict_on_batch(images)))
+
+    return predict
 
 
 class Standing(NamedTuple):
@@ -130,32 +153,44 @@ def conclude(
 ) -> dict[str, object]:
     """Chooses threshold and post-processing of the best model on the validation pairs, and writes model and metrics.
 
-    ``trained_on`` says how many of these pairs are of the training itself. The metrics are written last: a run that has
-    them has its pictures too, and one that was stopped before is resumed.
+    A model that predicts the mean over turns and mirror images is judged by that, here alone: the epochs before were
+    validated without. ``trained_on`` says how many of these pairs are of the training itself. The metrics are written
+    last: a run that has them has its pictures too, and one that was stopped before is resumed.
     """
     model = load_model(run / "model.keras")
-    fast = with_precision(model, precision)
-    counts = ChangeScores(len(classes))
-    # the threshold is about to be chosen anew, of the same weights on the same pairs: these masks are those of then
-    standings = [
-        standing(confusion_matrix(truth, mask, len(classes)))
-        for mask, truth in validation.predicted(fast, model.settings.threshold, counts)
-    ]
+    predict = predict_by(with_precision(model, precision))
+    if model.settings.test_time_augmentation:
+        say("scores, threshold and pictures are of the mean over eight turns and mirror images: eight times the work")
+        predict = dihedral(predict, model.settings.mask_offset)
+    counts = ChangeScores(len(classes), from_logits=False)
+    standings: list[Standing | None] = []
+
+    def ranked(threshold: float, counts: ChangeScores | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The masks at that threshold and the true ones; the standings become those of these."""
+        standings.clear()
+        for mask, truth in validation.predicted(predict, threshold, counts):
+            standings.append(standing(confusion_matrix(truth, mask, len(classes))))
+            yield mask, truth
+
     given = config.inference.threshold
-    threshold = float(counts.result()["threshold"]) if given is None else round(given * BINS) / BINS
+    # that of the best epoch comes out again, of the same weights on the same pairs, unless it was validated otherwise
+    expected = model.settings.threshold if given is None else round(given * BINS) / BINS
+    deque(ranked(expected, counts), maxlen=0)
+    threshold = float(counts.result()["threshold"]) if given is None else expected
     confusion = plain = counts.at(threshold)
     wanted = config.inference.post_processing
     post_processing = PostProcessing() if isinstance(wanted, str) else PostProcessing(**wanted.model_dump())
     chosen = ["epoch", "threshold"] if given is None else ["epoch"]
     if wanted == "auto" or post_processing != PostProcessing():
-        masks = validation.predicted(fast, threshold)
-        with keep_trials(masks, classes=len(classes), post_process=post_process, workdir=run) as tried:
+        with keep_trials(ranked(threshold), classes=len(classes), post_process=post_process, workdir=run) as tried:
             plain = tried.plain
             if wanted == "auto":
                 chosen.append("post-processing")
                 post_processing, confusion = choose_post_processing(tried)
             else:
                 (confusion,) = tried.confusions([post_processing])
+    elif threshold != expected:
+        deque(ranked(threshold), maxlen=0)
     with_and_without = [
         {name: float(value) for name, value in confusion_scores(matrix).items()} for matrix in (confusion, plain)
     ]
@@ -182,7 +217,7 @@ def conclude(
         for rank, places in (("best", best), ("worst", worst)):
             few = validation.only(places)
             for index, name, (mask, truth) in zip(
-                few.indices, few.names, few.predicted(fast, threshold) if places else (), strict=True
+                few.indices, few.names, few.predicted(predict, threshold) if places else (), strict=True
             ):
                 if post_processing != PostProcessing():
                     mask = post_process(mask, post_processing, classes=len(classes))

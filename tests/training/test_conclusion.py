@@ -10,7 +10,7 @@ from data_pipelines.layouts import Pair
 from data_pipelines.pipeline import LabelledPair, PairStore
 from data_pipelines.synthetic.writing import write_scenes
 from data_pipelines.validation import MaskCoding
-from segdiff.training.conclusion import Standing, Validation, best_and_worst, standing
+from segdiff.training.conclusion import Standing, Validation, best_and_worst, predict_by, standing
 from segdiff.training.metrics import ChangeScores, confusion_matrix
 
 
@@ -78,8 +78,8 @@ def brightness() -> keras.Model:
 
 def test_every_pair_comes_with_its_mask_while_the_pixels_are_counted(store):
     validation = Validation(store, (2, 0), ("c", "a"), multiple=32, batch_pixels=2 * 96 * 96)
-    counts, total = ChangeScores(2), np.zeros((2, 2), np.int64)
-    found = list(validation.predicted(brightness(), 0.625, counts))
+    counts, total = ChangeScores(2, from_logits=False), np.zeros((2, 2), np.int64)
+    found = list(validation.predicted(predict_by(brightness()), 0.625, counts))
     for (mask, truth), index in zip(found, (2, 0), strict=True):
         pair = store[index]
         mean = (pair.after.astype(np.float32) - pair.before.astype(np.float32)).mean(axis=-1) / 100
@@ -89,6 +89,6 @@ def test_every_pair_comes_with_its_mask_while_the_pixels_are_counted(store):
     assert total[1].sum() > 0
     assert total[:, 1].sum() > 0
     np.testing.assert_array_equal(counts.at(0.625), total)
-    ((again, _),) = validation.only([1]).predicted(brightness(), 0.625)
+    ((again, _),) = validation.only([1]).predicted(predict_by(brightness()), 0.625)
     np.testing.assert_array_equal(again, found[1][0])
     assert validation.only([1]).names == ("a",)
