@@ -1248,3 +1248,39 @@ def test_how_the_probabilities_were_made_is_part_of_the_job(here, tiny_run, tmp_
     status, _, err = here(*call, "--ensemble", tmp_path / "none.keras", "--overwrite")
     assert status == 2
     require_one_line(err, "none.keras")
+
+
+def test_what_a_model_turns_of_itself_is_said_and_can_be_left_out(here, tiny_run, tmp_path):
+    network, model, out = load_model(tiny_run.run), tmp_path / "turning.keras", tmp_path / "out"
+    network.settings = replace(network.settings, mask_offset=(1, -1), test_time_augmentation=True)
+    save_detector(network, model)
+    pair = [tiny_run.data / folder / "scene_0003.png" for folder in "AB"]
+    call = ("predict", model, *pair, "--out", out, "--probabilities", "--precision", "float32")
+
+    def predicted() -> tuple[str | None, np.ndarray]:
+        tta = json.loads((out / "prediction.json").read_text())["options"]["tta"]
+        with rasterio.open(out / "probabilities" / "scene_0003.tif") as stored:
+            return tta, stored.read(1)
+
+    def expected(model: Path, **options) -> np.ndarray:
+        return load(model, precision="float32", **options).predict(*pair).probability
+
+    status, printed, err = here(*call, "--json")
+    assert (status, json.loads(printed)["tta"]) == (0, "d4")
+    tta, turned = predicted()
+    assert tta == "d4"
+    np.testing.assert_allclose(turned, expected(model), atol=1e-6)
+    np.testing.assert_allclose(turned, expected(model, test_time_augmentation=True), atol=1e-6)
+    status, printed, err = here(*call, "--tta", "d4")
+    assert (status, "done already: 1" in printed + err) == (0, True), "the same job, asked for or not"
+    assert "eight times the work" in printed + err
+    status, _, err = here(*call, "--tta", "none", "--quiet")
+    assert (status, "options differ" in err) == (2, True)
+    status, printed, err = here(*call, "--tta", "none", "--overwrite")
+    assert (status, "eight times" in printed + err) == (0, False)
+    tta, plain = predicted()
+    assert tta is None
+    np.testing.assert_allclose(plain, expected(model, test_time_augmentation=False), atol=1e-6)
+    np.testing.assert_allclose(plain, expected(tiny_run.run), atol=1e-6)
+    assert np.abs(plain - turned).max() > 1e-3
+    assert here(*call, "--tta", "d8")[0] == 2

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -32,6 +33,7 @@ from segdiff.inference.saved_model import OPERATIONS
 from segdiff.model_files import ModelError, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.encoders import ENCODERS
+from segdiff.models.loading import load_model
 
 PACKAGES = {"onnx": ("onnx", "tf2onnx"), "int8": ("nncf",)}
 FLOATS = [(kind, precision) for kind, kinds in PRECISIONS.items() for precision in kinds if precision != "int8"]
@@ -109,6 +111,31 @@ def test_an_exported_model_predicts_what_the_model_predicts(saved, original, exp
         if manifest.tile is None or min(height, width) >= 64:
             atol = 1e-5 if precision == "float32" else 0.02
             np.testing.assert_allclose(one.probability, other.probability, atol=atol)
+
+
+def test_an_exported_model_turns_of_itself_what_the_model_turns(saved, tmp_path):
+    model = load_model(saved)
+    model.settings = replace(model.settings, mask_offset=(2, -1), test_time_augmentation=True)
+    model.save(tmp_path / "turning.keras")
+    export_model(tmp_path / "turning.keras", tmp_path / "out", "openvino", "float32")
+    file = tmp_path / "out" / "manifest.json"
+    manifest = read_manifest(file)
+    assert (manifest.settings.mask_offset, manifest.settings.test_time_augmentation) == ((2, -1), True)
+    own, exported = (
+        segdiff.load(model, precision="float32").predict(*images(40, 56)).probability
+        for model in (tmp_path / "turning.keras", tmp_path / "out")
+    )
+    np.testing.assert_allclose(exported, own, atol=1e-5)
+    plain = segdiff.load(saved, precision="float32").predict(*images(40, 56)).probability
+    assert np.abs(exported - plain).max() > 1e-3
+
+    older = json.loads(file.read_text())
+    for name in ("mask_offset", "test_time_augmentation"):
+        del older["settings"][name]
+    file.write_text(json.dumps(older))
+    found = segdiff.load(tmp_path / "out", precision="float32")
+    assert (found.settings.mask_offset, found.test_time_augmentation) == ((0, 0), False)
+    np.testing.assert_allclose(found.predict(*images(40, 56)).probability, plain, atol=1e-5)
 
 
 def test_an_image_smaller_than_a_fixed_tile_is_mirrored(saved, original, exported):

@@ -17,6 +17,7 @@ from PIL import Image
 from data_pipelines.layouts import Pair
 from data_pipelines.pair_index import PairIndex
 from segdiff.config import EncoderConfig, ModelConfig
+from segdiff.inference import ray_engine
 from segdiff.inference.folder import Job, PredictionFolder
 from segdiff.inference.folder_run import DetectorPlan, LocalEngine, Tally, fill_folder
 from segdiff.inference.pair_writer import PairWriter, WrittenPair
@@ -24,6 +25,7 @@ from segdiff.inference.predictor import FailedPair
 from segdiff.inference.ray_engine import Described, LostWorkersError, PoolSize, RayEngine, RayError, open_ray_engine
 from segdiff.model_files import ModelError, PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
+from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
 from segdiff.visualization.overlays import overlay
 from segdiff.visualization.pictures import write_image
@@ -224,6 +226,16 @@ def pairs_of(count: int, suffix: str = ".png"):
 
 def names_of(results) -> list[str]:
     return [result.row["name"] if isinstance(result, WrittenPair) else result.pair.name for result in results]
+
+
+@pytest.mark.parametrize(("own", "asked"), [(True, None), (True, False)])
+def test_the_actors_say_whether_they_turn(model, tmp_path, own, asked):
+    network = load_model(model)
+    network.settings = replace(network.settings, test_time_augmentation=own)
+    save_detector(network, tmp_path / "own.keras")
+    plan = DetectorPlan(str(tmp_path / "own.keras"), "openvino", test_time_augmentation=asked)
+    engine = RayEngine(FakeRay([{"CPU": 2.0}], ray_engine.Worker), plan, PoolSize(), print)
+    assert engine.test_time_augmentation == (own if asked is None else asked)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

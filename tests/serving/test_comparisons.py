@@ -220,6 +220,12 @@ def compare_over_http(url: str) -> requests.Response:
     return requests.post(f"{url}comparisons?before={tokens[0]}&after={tokens[1]}", timeout=30)
 
 
+@pytest.mark.parametrize("turning", [False, True])
+def test_the_page_says_where_the_model_takes_eight_times_the_work(serve_told, turning):
+    served = serve_told(Told(three_classes(1), test_time_augmentation=turning))
+    assert ("eight times the work" in requests.get(served.url, timeout=30).text) == turning
+
+
 def test_one_pair_is_predicted_at_a_time(serve_told):
     network = Told(three_classes(1))
     network.seconds = 0.03

@@ -11,9 +11,12 @@ import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 
+import segdiff
 from data_pipelines.layouts import DataError
 from data_pipelines.synthetic.writing import write_scenes
 from data_pipelines.validation import FaultyDataError
+from segdiff.cli.commands.evaluate import evaluate_model
+from segdiff.cli.screen import Screen
 from segdiff.config import Config, ConfigError, load_config
 from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.model_files import PostProcessing
@@ -279,6 +282,51 @@ def test_the_kept_model_scores_what_the_run_says(scenes, unbroken):
     truth = (read_mask(scenes / "label" / f"{name}.png") > 0).astype(np.uint8)
     processed = postprocess_mask(predicted, model.settings.post_processing, classes=2)
     np.testing.assert_array_equal(confusion_matrix(truth, processed, 2), metrics["confusion"])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_model_of_turned_predictions_is_judged_by_them_at_the_end(classes, tmp_path):
+    """And evaluation, which turns of itself, finds what training stored: sides are no multiples of the stride."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    if classes == 2:
+        write_scenes(data, pairs=5, size=66, seed=0)
+    else:
+        for file in three_classes(data, 4).rglob("*.png"):
+            assert cv2.imwrite(str(file), cv2.imread(str(file), cv2.IMREAD_UNCHANGED)[:46, :38])
+    config = configured(
+        data,
+        data__val_fraction=0.5,
+        data__mask_offset=[2, -1],
+        train__epochs=1,
+        train__learning_rate=0.01,
+        inference__tile=96,
+        inference__tta="d4",
+        inference__post_processing={"minimum_area": 3},
+    )
+    shown = []
+    metrics = quiet_train(config, run, show=lambda outcome: shown.extend(outcome.pairs) or {})
+
+    def evaluated(tta: str | None) -> dict:
+        return evaluate_model(
+            Screen(True, True), run, data, split="val", out=None, ignore=None, overwrite=False, tta=tta,
+            runtime="tensorflow", precision="float32",
+        )  # fmt: skip
+
+    scores, without = evaluated(None), evaluated("none")
+    assert scores["confusion"] == metrics["confusion"] != without["confusion"]
+    assert (scores["f1"], scores["threshold"]) == (metrics["f1"], metrics["threshold"])
+    assert (scores["tta"], without["tta"]) == ("d4", None)
+    detector = segdiff.load(run, runtime="tensorflow", precision="float32")
+    assert (detector.settings.mask_offset, detector.test_time_augmentation) == ((2, -1), True)
+    assert shown
+    for pair in shown:
+        np.testing.assert_array_equal(detector.predict(pair.before, pair.after).mask, pair.mask)
+
+    if classes == 3:  # once is enough
+        return
+    (run / "metrics.json").unlink()
+    resumed = quiet_train(config, run, resume=True)
+    assert {**resumed, "seconds": 0} == {**metrics, "seconds": 0}
 
 
 # --------------------------------------------------------------------------------- the same again, and going on
