@@ -233,7 +233,8 @@ def test_the_actors_say_whether_they_turn(model, tmp_path, own, asked):
     network = load_model(model)
     network.settings = replace(network.settings, test_time_augmentation=own)
     save_detector(network, tmp_path / "own.keras")
-    plan = DetectorPlan(str(tmp_path / "own.keras"), "openvino", test_time_augmentation=asked)
+    options = {"threshold": None, "tile": None, "overlap": None}
+    plan = DetectorPlan(str(tmp_path / "own.keras"), "openvino", test_time_augmentation=asked, options=options)
     engine = RayEngine(FakeRay([{"CPU": 2.0}], ray_engine.Worker), plan, PoolSize(), print)
     assert engine.test_time_augmentation == (own if asked is None else asked)
 
