@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.decoding import DecodeError, open_tiff, read_rows
+from data_pipelines.layouts import DataError
 from data_pipelines.published.cutting import SIDE, write_tiles
 from data_pipelines.published.downloads import descend, find_base
 from data_pipelines.published.files import require_size, to_binary
@@ -52,6 +53,7 @@ def plan(src: Path, out: Path) -> Plan:
         "change label/change_label.tif",
         lambda folder: any(True for _ in _parts(folder)),
     )
+    _require_complete(base)
     work = []
     for part in _parts(base):
         height, width = _size_of(part)
@@ -65,13 +67,10 @@ def plan(src: Path, out: Path) -> Plan:
 
 
 def _parts(base: Path) -> Iterator[_Part]:
-    for split in ("train", "test"):
-        images = [
-            descend(base, year, "whole_image", split, "image", f"{year}_{split}.tif") for year in ("2012", "2016")
-        ]
-        mask = descend(base, "change_label", split, "change_label.tif")
-        if images[0] and images[1] and mask:
-            yield _Part(split, images[0], images[1], mask)
+    for split in _PUBLISHED:
+        before, after, mask = _rasters(base, split).values()
+        if before and after and mask:
+            yield _Part(split, before, after, mask)
     whole = descend(base, "before", "before.tif"), descend(base, "after", "after.tif")
     mask = descend(base, "change label", "change_label.tif")
     if whole[0] and whole[1] and mask:
@@ -80,6 +79,24 @@ def _parts(base: Path) -> Iterator[_Part]:
         train = round(width * _TRAIN / _WHOLE)
         yield _Part("train", whole[0], whole[1], mask, (0, train))
         yield _Part("test", whole[0], whole[1], mask, (train - 1, width))
+
+
+def _rasters(base: Path, split: str) -> dict[str, Path | None]:
+    """Before, after and mask of a split of the second release, by where they lie; None: not there."""
+    names = [f"{year}/whole_image/{split}/image/{year}_{split}.tif" for year in ("2012", "2016")]
+    names.append(f"change_label/{split}/change_label.tif")
+    return {name: descend(base, *name.split("/")) for name in names}
+
+
+def _require_complete(base: Path) -> None:
+    """DataError of a split that is there in part."""
+    for split in _PUBLISHED:
+        rasters = _rasters(base, split)
+        missing = [name for name, path in rasters.items() if path is None]
+        if 0 < len(missing) < len(rasters):
+            raise DataError(
+                f"{base}: no {' and no '.join(missing)}; unpack the {split} rasters again, or remove the rest"
+            )
 
 
 def _size_of(part: _Part) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import rasterio
 
 from data_pipelines.decoding import read_image, read_mask
+from data_pipelines.layouts import DataError
 from data_pipelines.published.preparing import prepare
 from tests.data_pipelines.published import downloads
 from tests.data_pipelines.published.downloads import blob, picture, save_tiff
@@ -34,3 +36,21 @@ def test_the_first_release_is_divided_as_the_second(tmp_path):
     first = round(width * 21243 / 32507) - 1
     test = read_image(tmp_path / "out/test/B/test_256_0.png")
     np.testing.assert_array_equal(test, images["after"][256:512, first : first + 256])
+
+
+@pytest.mark.parametrize("missing", ["2016/whole_image/test/image/2016_test.tif", "change_label/test/change_label.tif"])
+def test_a_raster_that_a_split_lacks_is_named(tmp_path, missing):
+    downloads.whu_cd(tmp_path / "src")
+    base = tmp_path / "src/Building change detection dataset_add/1. The two-period image data"
+    (base / missing).unlink()
+    with pytest.raises(DataError, match=f"no {missing}; unpack the test rasters again"):
+        prepare("whu_cd", tmp_path / "src", tmp_path / "out")
+
+
+def test_a_split_that_is_not_there_at_all_is_left_out(tmp_path):
+    downloads.whu_cd(tmp_path / "src")
+    base = tmp_path / "src/Building change detection dataset_add/1. The two-period image data"
+    for path in list(base.rglob("test")):
+        path.rename(tmp_path / f"{path.parent.name}_{path.parent.parent.name}")
+    outcome = prepare("whu_cd", tmp_path / "src", tmp_path / "out")
+    assert outcome.pairs == {"train": 2}
