@@ -327,6 +327,15 @@ class PostProcessingConfig(_Section):
     minimum_area: int = Field(0, ge=0, description="area of the smallest region that stays")
 
 
+class ObjectsConfig(_Section):
+    """What an object of a mask is, and when it is right; lengths and areas in pixels."""
+
+    iou: float = Field(0.33, ge=0, lt=1, description="an object is right above this IoU with a true box")
+    join: int = Field(0, ge=0, le=64, description="regions whose dilations by so many pixels touch are one object")
+    pad: int = Field(0, ge=0, description="pixels that a box is wider than its region, on each side")
+    minimum_area: int = Field(1, ge=1, description="objects of fewer pixels are left out")
+
+
 def _word_or_section(value: Any) -> str:
     return "[section]" if isinstance(value, dict | BaseModel) else "[word]"
 
@@ -356,6 +365,7 @@ class InferenceConfig(_Section):
         description="d4: the mean over the eight turns and mirror images of every tile, eight times the work; of the "
         "validation at the end of training too",
     )
+    objects: ObjectsConfig = ObjectsConfig()
 
 
 class Config(_Section):

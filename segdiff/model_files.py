@@ -60,6 +60,27 @@ class PostProcessing:
 
 
 @dataclass(frozen=True)
+class ObjectOptions:
+    """What an object is and when it is right. Raises ValueError, in one line, on a value out of range.
+
+    An object is right where its class is right and its IoU with a true object's box exceeds `iou`, 0..1 without 1.
+    `join`, `pad` and `minimum_area`, in pixels, are those of `find_boxes`.
+    """
+
+    iou: float = 0.33
+    join: int = 0
+    pad: int = 0
+    minimum_area: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.iou < 1:
+            raise ValueError(f"iou is {self.iou}, it must be 0 or more and below 1: objects are right above it")
+        for name, lowest in (("join", 0), ("pad", 0), ("minimum_area", 1)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)} pixels, it must be {lowest} or more")
+
+
+@dataclass(frozen=True)
 class Settings:
     """What prediction needs besides the weights; it travels inside the model file."""
 
@@ -85,6 +106,8 @@ class Settings:
     test_time_augmentation: bool = False
     """It predicts the mean over the eight turns and mirror images of every tile, unless told otherwise: its threshold
     and its post-processing are those of that mean. Eight times the work."""
+    objects: ObjectOptions = ObjectOptions()
+    """What an object of its masks is, and when it is right: of `evaluate --objects`, unless told otherwise."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
@@ -98,6 +121,7 @@ class Settings:
                 "post_processing": PostProcessing(**values.get("post_processing", {})),
                 "ground_resolution": None if trained is None else (float(trained[0]), float(trained[1])),
                 "mask_offset": (int(right), int(down)),
+                "objects": ObjectOptions(**values.get("objects", {})),
             }
         )
 

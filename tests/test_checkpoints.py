@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 import segdiff
 from segdiff import released
 from segdiff.cli import app
-from segdiff.model_files import ModelError
+from segdiff.config import load_config
+from segdiff.model_files import ModelError, ObjectOptions, read_settings
+from segdiff.resources import shipped
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 
@@ -52,6 +54,14 @@ def test_deeppcb_finds_each_defect_of_a_real_board_by_its_kind(shared: Path):
         assert counts.max() > 0
 
 
+def test_objects_of_boards_are_by_default_those_that_the_data_are_scored_by():
+    scored = ObjectOptions(iou=0.33, join=9, pad=8, minimum_area=12)
+    for name in ("deeppcb", "deeppcb_binary"):
+        recipe = load_config(shipped("configs") / f"{name}.yaml")
+        assert read_settings(CHECKPOINTS / f"{name}.keras").objects == scored
+        assert ObjectOptions(**recipe.inference.objects.model_dump()) == scored
+
+
 def test_aerial_finds_the_new_buildings_of_a_real_tile_at_half_a_metre_and_at_a_fifth(shared: Path):
     """Of which the second is the first, enlarged: it is brought to what the model knows."""
     data, side = shared / "data" / "levir_cd_native" / "val", slice(0, 512)
@@ -80,7 +90,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("c73f4bae", "c73f4baf", "speaks of another file than deeppcb_binary.keras, whose sha256 is c73f4bae"),
+        ("7111c251", "7111c250", "speaks of another file than deeppcb_binary.keras, whose sha256 is 7111c251"),
         ("# deeppcb_binary: ", "# ", "its first line must be '# deeppcb_binary: '"),
         ("| in short |", "| short |", "lacks the row 'in short'"),
     ],

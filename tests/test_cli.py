@@ -31,10 +31,10 @@ from segdiff.cli.commands import demo, evaluate
 from segdiff.cli.errors import FAULTS, WRONG_CALL
 from segdiff.config import EncoderConfig, ModelConfig, dump_config, load_config
 from segdiff.inference.boxes import find_boxes
-from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
+from segdiff.inference.object_scores import ObjectScoreboard
 from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.predictor import Prediction, load
-from segdiff.model_files import ModelError, PostProcessing, Settings
+from segdiff.model_files import ModelError, ObjectOptions, PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.loading import load_model
 from segdiff.training.callbacks import save_detector
@@ -578,6 +578,27 @@ def test_evaluate_scores_the_objects_of_what_it_writes(segdiff_command, here, ti
     faulty, summary = err.splitlines()
     require_one_line(f"{faulty}\n", data / "boxes" / "scene_0001.csv", "line 2", "65", "64 pixels")
     assert summary.startswith("segdiff: 1 fault in the data")
+
+
+def test_what_an_object_is_the_model_says_where_the_call_does_not(here, tiny_run, tmp_path):
+    run = copy_of(tiny_run.run, tmp_path / "run")
+    model = load_model(run)
+    own = ObjectOptions(iou=0.2, join=9, pad=1, minimum_area=4)
+    model.settings = replace(model.settings, objects=own)
+    save_detector(model, run / "model.keras")
+
+    def scored(model: Path, *options: object) -> dict:
+        status, printed, err = here(
+            "evaluate", model, tiny_run.data, "--split", "val", "--objects", *options, "--json", "--quiet"
+        )
+        assert (status, err) == (0, "")
+        return json.loads(printed)["objects"]
+
+    given = ("--iou", "0.2", "--join", "9", "--pad", "1", "--minimum-area", "4")
+    expected = scored(tiny_run.run, *given)
+    assert scored(run) == expected
+    assert expected != scored(tiny_run.run)
+    assert {key: scored(run, "--join", "0")[key] for key in asdict(own)} == {**asdict(own), "join": 0}
 
 
 def test_evaluate_without_objects_knows_none(here, tiny_run, tmp_path):

@@ -1,7 +1,6 @@
 """How well the objects of a model agree with the true ones: precision, recall, F1 and average precision of boxes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,27 +9,7 @@ from data_pipelines import IGNORE
 from segdiff.inference.bootstrap import drawn_pairs, interval
 from segdiff.inference.boxes import Boxes, find_boxes
 from segdiff.inference.predictor import Prediction
-
-
-@dataclass(frozen=True)
-class ObjectOptions:
-    """What an object is and when it is right. Raises ValueError, in one line, on a value out of range.
-
-    An object is right where its class is right and its IoU with a true object's box exceeds `iou`, 0..1 without 1.
-    `join`, `pad` and `minimum_area`, in pixels, are those of `find_boxes`.
-    """
-
-    iou: float = 0.33
-    join: int = 0
-    pad: int = 0
-    minimum_area: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.iou < 1:
-            raise ValueError(f"iou is {self.iou}, it must be 0 or more and below 1: objects are right above it")
-        for name, lowest in (("join", 0), ("pad", 0), ("minimum_area", 1)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name} is {getattr(self, name)} pixels, it must be {lowest} or more")
+from segdiff.model_files import ObjectOptions
 
 
 class ObjectScoreboard:

@@ -28,6 +28,7 @@ from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
 from segdiff.files import remove_unfinished, write_whole
 from segdiff.ground_resolution import differ, ground_resolution, mean_side
+from segdiff.model_files import ObjectOptions
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.encoders import learning_rate_scales
@@ -491,6 +492,7 @@ def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None
         ground_resolution=data.ground_resolution,
         mask_offset=config.data.mask_offset,
         test_time_augmentation=config.inference.tta == "d4",
+        objects=ObjectOptions(**config.inference.objects.model_dump()),
     )
     if config.train.init_from is not None:
         say(_start_from(model, config.train.init_from))

@@ -7,8 +7,9 @@ from scipy import stats
 from segdiff.inference.bootstrap import drawn_pairs, interval
 from segdiff.inference.boxes import Boxes
 from segdiff.inference.evaluation import Scoreboard
-from segdiff.inference.object_scores import ObjectOptions, ObjectScoreboard
+from segdiff.inference.object_scores import ObjectScoreboard
 from segdiff.inference.predictor import Prediction
+from segdiff.model_files import ObjectOptions
 
 BINARY = ("background", "change")
 

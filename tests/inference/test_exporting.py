@@ -30,7 +30,7 @@ from segdiff.inference.manifest import digest, read_manifest
 from segdiff.inference.predictor import Detector
 from segdiff.inference.runtimes import Network, open_network
 from segdiff.inference.saved_model import OPERATIONS
-from segdiff.model_files import ModelError, Settings
+from segdiff.model_files import ModelError, ObjectOptions, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.encoders import ENCODERS
 from segdiff.models.loading import load_model
@@ -115,12 +115,13 @@ def test_an_exported_model_predicts_what_the_model_predicts(saved, original, exp
 
 def test_an_exported_model_turns_of_itself_what_the_model_turns(saved, tmp_path):
     model = load_model(saved)
-    model.settings = replace(model.settings, mask_offset=(2, -1), test_time_augmentation=True)
+    objects = ObjectOptions(join=9, pad=8)
+    model.settings = replace(model.settings, mask_offset=(2, -1), test_time_augmentation=True, objects=objects)
     model.save(tmp_path / "turning.keras")
     export_model(tmp_path / "turning.keras", tmp_path / "out", "openvino", "float32")
     file = tmp_path / "out" / "manifest.json"
     manifest = read_manifest(file)
-    assert (manifest.settings.mask_offset, manifest.settings.test_time_augmentation) == ((2, -1), True)
+    assert manifest.settings == replace(model.settings, reach=manifest.settings.reach)
     own, exported = (
         segdiff.load(model, precision="float32").predict(*images(40, 56)).probability
         for model in (tmp_path / "turning.keras", tmp_path / "out")
@@ -130,7 +131,7 @@ def test_an_exported_model_turns_of_itself_what_the_model_turns(saved, tmp_path)
     assert np.abs(exported - plain).max() > 1e-3
 
     older = json.loads(file.read_text())
-    for name in ("mask_offset", "test_time_augmentation"):
+    for name in ("mask_offset", "test_time_augmentation", "objects"):
         del older["settings"][name]
     file.write_text(json.dumps(older))
     found = segdiff.load(tmp_path / "out", precision="float32")

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from segdiff.config import DecoderConfig, EncoderConfig, ModelConfig
-from segdiff.model_files import PostProcessing, Settings
+from segdiff.model_files import ObjectOptions, PostProcessing, Settings
 from segdiff.models.architectures import build_change_detector
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.difference import MODES
@@ -143,7 +143,7 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
     steps = PostProcessing(closing=2, fill_holes=30, vote=True, minimum_area=12)
     model.settings = Settings(
         names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps, ground_resolution=trained,
-        mask_offset=(2, -1), test_time_augmentation=True,
+        mask_offset=(2, -1), test_time_augmentation=True, objects=ObjectOptions(0.5, join=9, pad=8, minimum_area=12),
     )  # fmt: skip
     model.save(tmp_path / "model.keras")
     copies = [
@@ -154,7 +154,7 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
         assert isinstance(copy, ChangeDetector)
         assert copy.settings == model.settings
     older = asdict(model.settings)
-    for name in ("post_processing", "mask_offset", "test_time_augmentation"):
+    for name in ("post_processing", "mask_offset", "test_time_augmentation", "objects"):
         del older[name]
     assert Settings.from_json(older) == Settings(
         names, threshold=0.25, tile=96, overlap=16, stride=2, ground_resolution=trained

@@ -19,7 +19,7 @@ from segdiff.cli.commands.evaluate import evaluate_model
 from segdiff.cli.screen import Screen
 from segdiff.config import Config, ConfigError, load_config
 from segdiff.inference.postprocessing import postprocess_mask
-from segdiff.model_files import PostProcessing
+from segdiff.model_files import ObjectOptions, PostProcessing
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.loading import load_model
 from segdiff.models.normalization import MOMENTUM
@@ -302,6 +302,7 @@ def test_a_model_of_turned_predictions_is_judged_by_them_at_the_end(classes, tmp
         inference__tile=96,
         inference__tta="d4",
         inference__post_processing={"minimum_area": 3},
+        inference__objects={"iou": 0.4, "join": 2},
     )
     shown = []
     metrics = quiet_train(config, run, show=lambda outcome: shown.extend(outcome.pairs) or {})
@@ -318,6 +319,7 @@ def test_a_model_of_turned_predictions_is_judged_by_them_at_the_end(classes, tmp
     assert (scores["tta"], without["tta"]) == ("d4", None)
     detector = segdiff.load(run, runtime="tensorflow", precision="float32")
     assert (detector.settings.mask_offset, detector.test_time_augmentation) == ((2, -1), True)
+    assert detector.settings.objects == ObjectOptions(iou=0.4, join=2)
     assert shown
     for pair in shown:
         np.testing.assert_array_equal(detector.predict(pair.before, pair.after).mask, pair.mask)

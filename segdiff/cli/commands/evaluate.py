@@ -2,10 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -39,9 +39,6 @@ from segdiff.cli.score_tables import render_objects, render_scores
 from segdiff.cli.screen import Screen
 from segdiff.cli.silence import import_tensorflow, silenced
 
-if TYPE_CHECKING:
-    from segdiff.inference.object_scores import ObjectOptions
-
 
 def evaluate(
     model: AnyModel,
@@ -52,14 +49,23 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="OUT", help="Also write masks and overlays with truth.")] = None,
     objects: Annotated[
-        bool, typer.Option("--objects", help="Also score objects: boxes of regions against true ones.")
+        bool,
+        typer.Option(
+            "--objects",
+            help="Also score objects: boxes of regions against true ones. The model says what an object is, where "
+            "--iou, --join, --pad and --minimum-area don't.",
+        ),
     ] = False,
-    iou: Annotated[float, typer.Option(min=0, max=1, help="An object is right above this IoU with a true box.")] = 0.33,
+    iou: Annotated[
+        float | None, typer.Option(min=0, max=1, help="An object is right above this IoU with a true box.")
+    ] = None,
     join: Annotated[
-        int, typer.Option(min=0, help="Regions whose dilations by so many pixels touch are one object.")
-    ] = 0,
-    pad: Annotated[int, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")] = 0,
-    minimum_area: Annotated[int, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = 1,
+        int | None, typer.Option(min=0, help="Regions whose dilations by so many pixels touch are one object.")
+    ] = None,
+    pad: Annotated[
+        int | None, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")
+    ] = None,
+    minimum_area: Annotated[int | None, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = None,
     resolution: Resolution = None,
     post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
@@ -74,18 +80,20 @@ def evaluate(
 ) -> None:
     """Score a model on labelled pairs: one confusion matrix over all pixels, and with --objects every object."""
     from segdiff.config import ConfigError
-    from segdiff.inference.object_scores import ObjectOptions
+    from segdiff.model_files import ObjectOptions
 
+    given = {"iou": iou, "join": join, "pad": pad, "minimum_area": minimum_area}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
-        options = ObjectOptions(iou=iou, join=join, pad=pad, minimum_area=minimum_area)
+        ObjectOptions(**asked)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if not objects and options != ObjectOptions():
+    if asked and not objects:
         raise ConfigError("--iou, --join, --pad and --minimum-area are about objects; add --objects")
     screen = Screen(as_json, quiet)
     scores = evaluate_model(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
-        objects=options if objects else None, resolution=resolution, post_processing=post_processing,
+        objects=asked if objects else None, resolution=resolution, post_processing=post_processing,
         ensemble=ensemble or (), tta=tta, runtime=runtime, precision=precision, debug=debug,
     )  # fmt: skip
 
@@ -109,7 +117,7 @@ def evaluate_model(
     out: Path | None,
     ignore: int | None,
     overwrite: bool,
-    objects: "ObjectOptions | None" = None,
+    objects: Mapping[str, Any] | None = None,
     resolution: float | None = None,
     post_processing: str | None = None,
     ensemble: Sequence[str] = (),
@@ -119,6 +127,8 @@ def evaluate_model(
     debug: bool = False,
 ) -> dict[str, Any]:
     """Scores a model on a data set; the figures of metrics.json. With ``out`` it fills a prediction folder too.
+
+    ``objects`` are fields of ``ObjectOptions`` in place of the model's own, None: objects are not scored.
 
     Raises ConfigError on a wrong call, FaultyDataError where the data have faults, DataError where no pair could be
     scored.
@@ -166,8 +176,10 @@ def evaluate_model(
     except DataError as error:
         raise DataError(f"{data}: {error}") from error
     board = Scoreboard(classes)
-    object_board = ObjectScoreboard(classes, objects) if objects else None
-    boxes = read_true_boxes(pairs, classes) if objects else {}
+    object_board, boxes = None, {}
+    if objects is not None:
+        object_board = ObjectScoreboard(classes, replace(detector.settings.objects, **objects))
+        boxes = read_true_boxes(pairs, classes)
     for bands in (detector.bands, detector.bands_after):
         if bands is not None and report.bands != bands and (report.bands, bands) != (1, 3):
             raise ConfigError(f"{data}: its images have {report.bands} bands, the model {model} takes {bands}")
@@ -187,11 +199,11 @@ def evaluate_model(
                 "ignore": ignore,
                 "resolution": resolution,
                 **detector_options(detector, ensemble),
-                **({"objects": asdict(objects)} if objects else {}),
+                **({"objects": asdict(object_board.options)} if object_board else {}),
             }
             job = Job(detector.path, options, {"data": str(data.resolve())}, true_masks)
             columns = ("f1", "precision", "recall", "iou")
-            object_columns = ("object_f1", "object_precision", "object_recall") if objects else ()
+            object_columns = ("object_f1", "object_precision", "object_recall") if object_board else ()
             folder = PredictionFolder(
                 out, job, classes=classes, draw=draw, write_image=write_image, write_layers=write_layers,
                 columns=(*columns, *object_columns), overwrite=overwrite, resume=False,
