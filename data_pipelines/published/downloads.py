@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_pipelines.layouts import SPLITS, DataError, Fault, Pair, labelled_pairs
+from data_pipelines.layouts import SPLITS, DataError, Fault, Pair, find_pairs, labelled_pairs
 
 _DEEPEST = 3
 """Levels of folders below the given one in which a data set is looked for."""
@@ -23,8 +23,21 @@ def find_base(src: Path, name: str, wanted: str, holds: Callable[[Path], bool]) 
     entries = sorted(entry.name + "/" * entry.is_dir() for entry in src.iterdir() if not entry.name.startswith("."))
     found = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
     packed = next((entry for entry in entries if entry.lower().endswith((".zip", ".rar", ".7z", ".tar", ".gz"))), None)
-    mend = f"unpack {packed}" if packed else "give the folder that holds it"
+    if packed:
+        mend = f"unpack {packed}"
+    elif _is_laid_out(src):
+        mend = f"as it lies it needs no prepare, train with --set data.root={src}"
+    else:
+        mend = "give the folder that holds it"
     raise DataError(f"{src}: no {name} as downloaded: looked for {wanted}, found {found or 'nothing'}; {mend}")
+
+
+def _is_laid_out(src: Path) -> bool:
+    """Whether training would take the pairs of `src` as they are: others have cut copies into tiles."""
+    try:
+        return bool(find_pairs(src).pairs)
+    except DataError:
+        return False
 
 
 def subfolders(folder: Path) -> list[Path]:

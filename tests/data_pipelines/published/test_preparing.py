@@ -150,6 +150,16 @@ def test_another_folder_is_refused_with_what_was_looked_for(name, tmp_path):
         prepare(name, tmp_path / "src", tmp_path / "out")
 
 
+def test_what_others_have_cut_and_laid_out_is_said_to_need_no_prepare(tmp_path):
+    """LEVIR-CD-256: A, B and label with all tiles of the three splits, which lists tell apart."""
+    src = tmp_path / "LEVIR-CD-256"
+    for role in ("A", "B", "label"):
+        for name in ("train_1_1.png", "test_9_4.png"):
+            save(src / role / name, np.zeros((16, 16), np.uint8))
+    with pytest.raises(DataError, match=rf"no LEVIR-CD as downloaded.*no prepare, train with --set data.root={src}"):
+        prepare("levir_cd", src, tmp_path / "out")
+
+
 def test_an_image_that_is_no_whole_number_of_tiles_is_refused(tmp_path):
     levir_cd(tmp_path, ("val",), (512, 300))
     with pytest.raises(DecodeError, match=r"val_1\.png: 300 x 512 pixels are no whole number of tiles"):
