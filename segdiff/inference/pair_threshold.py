@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from segdiff.inference.misregistration import Window, displacement, moved
 from segdiff.inference.runtimes import Batch, Runtime
 from segdiff.inference.tiling import read_tile
 from segdiff.model_files import BAND_DEVIATION, BAND_MEAN
@@ -33,6 +34,10 @@ _LEAST_SCORE = 0.2
 """No threshold is lower: a score of 1 is about one standard deviation, in the pixels and in the features."""
 _ALIKE = 0.1
 """The two images are of one place where usual pixels differ by so much less than unrelated ones."""
+_NEAR = 6
+"""Pixels along either axis: images that lie further apart may be misregistered."""
+_FITS = 0.97
+"""They are, where usual pixels differ by less than this part of what they do, once one of the images is moved."""
 _HIGHER = 1.1
 """The confidence asks what remains of the change at a threshold that is so much higher."""
 _STEEPNESS = 4
@@ -66,7 +71,8 @@ class PairScale:
     confidence: float
     """0..1: the share of the change that remains at a threshold a tenth higher, so how little it hangs on where exactly
     the threshold is; less, down to 0, the more of it is there by chance, and where the two images are hardly more alike
-    than any two places; 0 without change, and where fewer than ten whole cells of the network's stride hold data."""
+    than any two places; 0 without change, where fewer than ten whole cells of the network's stride hold data, and where
+    the two are more alike once one is moved by more than a few pixels."""
 
     def normalised(self, tile: Batch) -> Batch:
         """Both images with bands of the mean and deviation that the network expects."""
@@ -91,7 +97,7 @@ def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
     windows = list(_windows(pair))
     before, after = (_band_tables([(window[side], window[2]) for window in windows]) for side in (0, 1))
 
-    def scores(chosen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
+    def scores(chosen: list[Window]) -> np.ndarray:
         """Logarithms of the scores of the valid pixels."""
         sizes = [window[2].shape for window in chosen]
         tiles = (
@@ -121,6 +127,12 @@ def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
     confidence = remains * np.clip(alike, 0, 1) * np.clip(beyond_chance, 0, 1)
     if sum(_cells(valid, stride) for *_, valid in windows) < _LEAST_CELLS:
         confidence = 0.0
+    if confidence:
+        apart = displacement(windows)
+        if max(map(abs, apart)) > _NEAR:
+            fitting = scores([moved(window, *apart) for window in windows])
+            if fitting.size and np.median(fitting) < np.median(own) + np.log(_FITS):
+                confidence = 0.0
     return PairScale(before, after, float(np.exp(threshold)), float(confidence))
 
 
@@ -152,7 +164,7 @@ class Unchanged:
         return float(steps[enough[0]]) if len(enough) else highest
 
 
-def _windows(pair: Readable) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _windows(pair: Readable) -> Iterator[Window]:
     """Before, after and validity of parts that cover the pair, or of windows on a grid over it; none overlap."""
     down, across = -(-pair.height // PART), -(-pair.width // PART)
     if down * across <= PARTS:
@@ -186,7 +198,7 @@ def _cells(valid: np.ndarray, stride: int) -> int:
     return int((squares.mean(axis=(1, 3)) > 0.5).sum())
 
 
-def _half_turn(window: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _half_turn(window: Window) -> Window:
     """What of a window holds data, the image after turned by half a turn: places that have nothing in common."""
     rows, columns = (np.flatnonzero(window[2].any(axis=axis)) for axis in (1, 0))
     before, after, valid = (one[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] for one in window)

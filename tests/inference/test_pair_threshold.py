@@ -137,6 +137,19 @@ def test_what_stands_out_of_two_places_without_anything_in_common_is_not_to_be_t
     assert result.confidence < UNSURE
 
 
+@pytest.mark.parametrize("apart", [8, 12, 24])
+def test_of_a_pair_that_lies_far_apart_nothing_can_be_told(apart):
+    """Its edges stand out as clearly as change does."""
+    fields = np.random.default_rng(0).integers(60, 200, (6, 6, 3), np.uint8).repeat(64, axis=0).repeat(64, axis=1)
+    before, after = fields[:256, :256], later(fields[apart : apart + 256, apart : apart + 256])
+    result = detector().predict(before, after)
+    assert result.mask.mean() > 0.01
+    assert result.confidence == 0
+    fitting = later(with_object(before))
+    assert detector().predict(before, fitting).confidence > 0.8
+    assert detector().predict(before[:-2, :-2], fitting[2:, 2:]).confidence > 0.5, "two pixels are forgiven"
+
+
 def test_pixels_without_data_change_neither_bands_nor_threshold():
     before, after = scene(), later(with_object(scene()))
     alone = measure_pair(LoadedPair(before[:, 80:], after[:, 80:]), around, 4)
