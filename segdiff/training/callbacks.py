@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 
@@ -150,8 +151,12 @@ class KeepBest(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+_WIDEST = 1600
+"""Pixels that the longer side of a picture in TensorBoard has at most: those of large tiles were 5 MB an epoch."""
+
+
 class Pictures(keras.callbacks.Callback):
-    """The same few validation pairs in TensorBoard after every epoch, with truth and prediction."""
+    """The same few validation pairs in TensorBoard after every epoch, with truth and prediction, shrunk where large."""
 
     def __init__(self, folder: Path, draw: Callable[[], list[np.ndarray]]):
         super().__init__()
@@ -159,8 +164,16 @@ class Pictures(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Draws and logs."""
-        pictures = {f"validation/{number}": picture for number, picture in enumerate(self.draw())}
+        pictures = {f"validation/{number}": _shrunk(picture) for number, picture in enumerate(self.draw())}
         log_pictures(self.folder, pictures, step=epoch + 1)
+
+
+def _shrunk(picture: np.ndarray) -> np.ndarray:
+    height, width = picture.shape[:2]
+    by = _WIDEST / max(height, width)
+    if by >= 1:
+        return picture
+    return cv2.resize(picture, (max(round(width * by), 1), max(round(height * by), 1)), interpolation=cv2.INTER_AREA)
 
 
 def log_pictures(folder: Path, pictures: Mapping[str, np.ndarray], step: int) -> None:

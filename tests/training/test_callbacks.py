@@ -14,6 +14,7 @@ from segdiff.training.callbacks import (
     EpochLines,
     History,
     KeepBest,
+    Pictures,
     StepsDone,
     StopOnNaN,
     TrainingError,
@@ -157,3 +158,15 @@ def test_the_learning_rate_rises_then_falls_along_half_a_cosine():
     assert float(flat(0)) == pytest.approx(0.8)
     assert float(flat(10)) == pytest.approx(0.0, abs=1e-7)
     assert float(warmup_cosine(0.8, steps=1, warmup=0.99)(0)) == 0.0
+
+
+def test_pictures_of_large_tiles_are_shrunk_for_tensorboard(tmp_path):
+    """Pictures of tiles of 1024 x 1024, four side by side, took 5 MB an epoch."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    small, large = np.zeros((40, 160, 3), np.uint8), np.full((800, 3200, 3), 200, np.uint8)
+    Pictures(tmp_path, lambda: [small, large]).on_epoch_end(0)
+    logged = EventAccumulator(str(tmp_path))
+    logged.Reload()
+    sizes = [logged.Tensors(f"validation/{number}")[0].tensor_proto.string_val[:2] for number in (0, 1)]
+    assert [[int(side) for side in size] for size in sizes] == [[160, 40], [1600, 400]]
