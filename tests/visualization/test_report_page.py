@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -355,7 +356,8 @@ def test_space_blinks_and_stops(open_report, small):
     page = open_report(small)
     page.open_pair("a")
     viewport = page.locator(".sd-viewport")
-    page.clock.install()
+    page.clock.install(time=datetime(2026, 1, 1, tzinfo=UTC))
+    page.clock.pause_at(datetime(2026, 1, 1, 1, tzinfo=UTC))  # installed alone, it goes on by itself
     page.keyboard.press(" ")
     width = viewport.bounding_box()["width"]
     for side, cut in (("before", 0), ("after", width), ("before", 0)):
