@@ -76,6 +76,7 @@ def server(tmp_path_factory, cache) -> Iterator[Visitor]:
     """`segdiff serve` on a free port; when it is told to end, it leaves nothing behind and wrote nothing but a line."""
     folder = tmp_path_factory.mktemp("serve")
     environment = {**os.environ, "TMPDIR": str(folder), "SEGDIFF_CACHE": str(cache)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # else Python caches beside what TensorFlow generates in TMPDIR
     command = [str(Path(sys.executable).with_name("segdiff")), "serve", "deeppcb_binary", "--port", "0", "--json"]
     command += ["--max-megabytes", str(MEGABYTES), "--max-megapixels", str(MEGAPIXELS), "--precision", "float32"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
