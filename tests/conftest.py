@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# the same examples every time, and as long as they take: a test fails by what it tests, not by luck or a busy machine
+settings.register_profile(
+    "segdiff", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("segdiff")
 
 
 LONGEST = (

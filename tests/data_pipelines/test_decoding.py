@@ -239,7 +239,7 @@ def test_a_file_cut_short_is_refused_never_half_read(tmp_path: Path, suffix: str
             assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), suffix=st.sampled_from(["png", "jpeg", "bmp", "webp", "tiff"]))
 def test_damaged_bytes_give_an_image_or_a_decode_error(tmp_path: Path, data, suffix: str):
     buffer = io.BytesIO()

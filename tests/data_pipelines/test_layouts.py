@@ -55,7 +55,7 @@ stems = st.text(string.ascii_letters + string.digits + "-_ .", min_size=1, max_s
 endings = st.sampled_from([form for suffix in IMAGE_SUFFIXES for form in (suffix, suffix.upper())])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     names=st.dictionaries(stems, st.tuples(st.sampled_from(SPLITS), endings, endings, endings), min_size=1, max_size=6),
     with_endings=st.booleans(),

@@ -34,7 +34,7 @@ def found(before: Path, after: Path, part: Part | None = None) -> tuple[list[Pai
     return pairs, unpaired
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(before=FILES, after=FILES)
 def test_it_finds_what_match_pairs_finds(tmp_path_factory, before, after):
     root = tmp_path_factory.mktemp("pairs")

@@ -347,7 +347,7 @@ def test_a_smeared_mask_does_not_hide_another_coding(tmp_path: Path):
 BINARY = st.sampled_from([(1, None), (255, None), (1, 255), (255, 128)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(coding=BINARY, truth=st.lists(st.lists(st.sampled_from([0, 1, IGNORE]), min_size=4, max_size=9), min_size=1))
 def test_stored_masks_decode_to_the_truth_they_were_stored_from(coding: tuple[int, int | None], truth: list[list[int]]):
     change, ignored = coding

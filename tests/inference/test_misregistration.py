@@ -16,7 +16,7 @@ def ground(height: int, width: int, seed: int = 0) -> np.ndarray:
     return cv2.GaussianBlur(patches.repeat(12, axis=0).repeat(12, axis=1)[:height, :width], (0, 0), 1)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(-30, 30), st.integers(-30, 30), st.integers(100, 140), st.integers(100, 140), st.integers(0, 99))
 def test_it_is_found_in_another_light_and_taken_back(down, right, height, width, seed):
     place = ground(height + 60, width + 60, seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.features import rasterize
@@ -52,7 +52,6 @@ def trace(stream, place: str) -> list[Region]:
     return [*found, *tracer.finish()]
 
 
-@settings(deadline=None)
 @given(masks)
 def test_each_geometry_is_the_outline_of_one_region_of_the_mask(mask: np.ndarray):
     expected = components(mask, CORNERS)
@@ -77,7 +76,6 @@ def test_each_geometry_is_the_outline_of_one_region_of_the_mask(mask: np.ndarray
     assert sorted(found, key=min) == expected
 
 
-@settings(deadline=None)
 @given(masks, cuts, st.sampled_from(list(PLACES)), st.integers(0, 2**32 - 1))
 def test_any_cutting_into_slabs_gives_the_same_regions(mask: np.ndarray, cut: list[int], place: str, seed: int):
     probability = np.random.default_rng(seed).random(mask.shape, np.float32)
@@ -96,7 +94,6 @@ def test_any_cutting_into_slabs_gives_the_same_regions(mask: np.ndarray, cut: li
             assert all(np.array_equal(*rings) for rings in zip(polygon, same, strict=True))
 
 
-@settings(deadline=None)
 @given(masks, st.sampled_from(list(PLACES)))
 def test_polygons_are_the_pixels_in_the_masks_own_crs(mask: np.ndarray, place: str):
     transform, crs = PLACES[place]
@@ -139,7 +136,6 @@ def test_long_outlines_and_many_regions_do_not_depend_on_slabs_or_blocks(density
         assert sorted(trace(slabs(mask, cut), "pixels"), key=lambda region: region.first_pixel) == whole
 
 
-@settings(deadline=None)
 @given(masks, cuts, st.integers(0, 3), st.integers(0, 9), st.booleans())
 def test_regions_are_those_of_the_mask_after_post_processing(mask, cut, closing, fill_holes, vote):
     kind = PostProcessing(closing=closing, fill_holes=fill_holes, vote=vote, minimum_area=3)
@@ -359,7 +355,6 @@ def test_regions_over_the_antimeridian_are_cut_there_and_others_left_alone():
     assert len(across.polygons) == 1
 
 
-@settings(deadline=None)
 @given(masks)
 def test_longitudes_and_latitudes_are_those_of_gdal(mask: np.ndarray):
     transform, crs = PLACES["projected"]

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -31,7 +31,6 @@ def streams(draw):
     return mask, valid, draw(cuts)
 
 
-@settings(deadline=None)
 @given(streams(), kinds)
 def test_any_cutting_gives_what_the_pixels_give(stream, kind):
     mask, valid, cut = stream
@@ -49,7 +48,6 @@ def test_any_cutting_gives_what_the_pixels_give(stream, kind):
     assert y == len(mask)
 
 
-@settings(deadline=None)
 @given(streams(), kinds, st.integers(0, 2**32 - 1))
 def test_probabilities_go_with_their_pixels(stream, kind, seed):
     mask, valid, cut = stream

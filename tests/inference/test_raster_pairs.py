@@ -72,7 +72,7 @@ def pair_of(folder: Path, before: np.ndarray, after: np.ndarray, name: str = "he
     return Pair(name, folder / "A" / f"{name}.tif", folder / "B" / f"{name}.tif", None, None)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 90), st.integers(1, 50), st.sampled_from([(16, 0), (16, 8), (32, 24), (48, 16)]), st.booleans())
 def test_the_tiles_are_those_of_the_images_in_memory(tmp_path_factory, height, width, tiles, tiled):
     folder = tmp_path_factory.mktemp("rasters")

@@ -49,7 +49,7 @@ def by_opencv(image: np.ndarray, to: tuple[int, int]) -> np.ndarray:
     return image
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data(), st.tuples(*[st.integers(1, 70)] * 4), st.sampled_from([1, 3, 6]), st.booleans())
 def test_slabs_of_any_heights_give_what_opencv_makes_of_the_whole(data, sizes, bands, counted):
     height, width, *to = sizes

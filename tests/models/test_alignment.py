@@ -34,7 +34,7 @@ def works(a: tuple, b: tuple, mode: str, project: bool = False) -> bool:
     return True
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(pairs_of_shapes(), st.sampled_from(MODES), st.booleans(), st.sampled_from(POLICIES))
 def test_both_maps_get_the_promised_shape_and_dtype_or_an_error_that_helps(shapes, mode, project, policy):
     a, b = shapes
@@ -58,7 +58,7 @@ def test_both_maps_get_the_promised_shape_and_dtype_or_an_error_that_helps(shape
         assert ("project_channels=True" in message) == (not plain and bool(projected))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(pairs_of_shapes())
 def test_broadcast_repeats_as_numpy_does(shapes):
     a, b = (noise(shape, seed) for seed, shape in enumerate(shapes))
@@ -67,7 +67,7 @@ def test_broadcast_repeats_as_numpy_does(shapes):
             np.testing.assert_array_equal(got, want)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(side, side), min_size=1, max_size=3))
 def test_crop_cuts_the_centre(sizes):
     a, b = noise((2, *(x for x, _ in sizes), 3)), noise((2, *(y for _, y in sizes), 3), 1)
@@ -82,7 +82,7 @@ def test_crop_cuts_the_centre(sizes):
         np.testing.assert_array_equal(got, want)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.tuples(side, side), st.tuples(side, side), st.none() | st.tuples(side, side))
 def test_resize_is_bilinear_with_pixel_centres_at_half_integers(size_a, size_b, size):
     a, b = noise((1, *size_a, 2)), noise((1, *size_b, 2), 1)

@@ -27,7 +27,7 @@ def expected(mode: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     }[mode]()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=5), st.sampled_from(MODES), st.sampled_from(POLICIES))
 def test_every_mode_is_its_formula_in_every_precision(shape, mode, policy):
     a, b = noise(tuple(shape)), noise(tuple(shape), 1)

@@ -148,7 +148,7 @@ def test_one_input_through_two_dense_branches_trained_as_one(tmp_path):
 side = st.integers(1, 4)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(2, 4).flatmap(lambda rank: st.lists(st.tuples(side, side), min_size=rank - 1, max_size=rank - 1)),
     st.sampled_from(alignment.MODES),

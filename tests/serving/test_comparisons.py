@@ -68,7 +68,7 @@ def three_classes(seed: int) -> np.ndarray:
     return (odds / odds.sum(axis=2, keepdims=True)).astype(np.float32)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.integers(0, 198))
 def test_of_several_classes_levels_and_kinds_tell_the_mask(tmp_path_factory, seed, index):
     probability = three_classes(seed)

@@ -419,7 +419,7 @@ def test_a_gif_keeps_the_colours_that_speak(tmp_path: Path) -> None:
 # Overviews
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_no_changed_pixel_is_lost_in_an_overview(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90))
