@@ -1,16 +1,14 @@
 """Test-time augmentation: the mean of the predictions of a pair's eight turns and mirror images (the group D4)."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.mask_offset import displaced
+from segdiff.prediction import Batch, Predict
 
 TURNS = 8
-
-Predict = Callable[[Iterable[tuple[np.ndarray, np.ndarray]]], Iterator[np.ndarray]]
-"""Batches (before, after), uint8 N x h x w x bands each -> float32 N x h x w x K probabilities of each, in order."""
 
 
 def dihedral(predict: Predict, mask_offset: tuple[int, int] = (0, 0)) -> Predict:
@@ -31,7 +29,7 @@ def dihedral(predict: Predict, mask_offset: tuple[int, int] = (0, 0)) -> Predict
         tiles = displaced(tiles, (-right, -down), axes=(1, 2))
         return np.rot90(tiles[:, :, ::-1] if turn >= 4 else tiles, -(turn % 4), axes=(1, 2))
 
-    def run(batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+    def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         every = ((turned(before, turn), turned(after, turn)) for before, after in batches for turn in range(TURNS))
         total: Any = 0
         for number, probabilities in enumerate(predict(every)):

@@ -17,9 +17,10 @@ from segdiff.inference.exporting import write_network
 from segdiff.inference.formats import FIXED_SIZE, Format, require_exportable
 from segdiff.inference.manifest import Manifest, digest, write_manifest
 from segdiff.inference.predictor import Detector, LoadedPair
-from segdiff.inference.runtimes import Batch, Precision, keras_network, open_network
+from segdiff.inference.runtimes import Precision, keras_network, open_network
 from segdiff.model_files import MANIFEST, PostProcessing
 from segdiff.models.loading import load_model
+from segdiff.prediction import Batch
 
 COMPARED_PAIRS = 16
 """Of a data set, at most, for floats; for int8 all are."""

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.whole_folders import new_folder
-from segdiff.inference.formats import FIXED_SIZE, Format
+from segdiff.inference.formats import FIXED_SIZE, INPUTS, OUTPUT, Format
 from segdiff.inference.manifest import Manifest, write_manifest
-from segdiff.inference.runtimes import Batch
 from segdiff.inference.tflite import without_deprecation
 from segdiff.models.change_detector import ChangeDetector
 from segdiff.models.receptive_field import measure_reach
-
-INPUTS, OUTPUT = ("before", "after"), "probability"
-"""The names of the network's tensors in every format."""
+from segdiff.prediction import Batch
 
 
 def export_openvino(model: ChangeDetector, folder: Path, model_sha256: str, *, replace: bool = False) -> None:

@@ -27,6 +27,9 @@ RUNTIMES: dict[Format, str] = {
 FIXED_SIZE: tuple[Format, ...] = ("tflite",)
 """Formats whose networks take one tile at a time, of one size."""
 
+INPUTS, OUTPUT = ("before", "after"), "probability"
+"""The names of the network's tensors in every format."""
+
 
 def choose_export(kind: Format, precision: str | None) -> str:
     """The precision in which that format is written: the one asked for, else its usual one.

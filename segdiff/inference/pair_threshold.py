@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from segdiff.inference.misregistration import Window, displacement, moved
-from segdiff.inference.runtimes import Batch, Runtime
 from segdiff.inference.tiling import read_tile
 from segdiff.model_files import BAND_DEVIATION, BAND_MEAN
+from segdiff.prediction import Batch, Predict
 
 PART, PARTS = 1024, 4
 """Side in pixels and number of the parts, at most, in which a pair is looked at as a whole."""
@@ -89,7 +89,7 @@ class PairScale:
         return ratio / (1 + ratio)
 
 
-def measure_pair(pair: Readable, run: Runtime, stride: int) -> PairScale:
+def measure_pair(pair: Readable, run: Predict, stride: int) -> PairScale:
     """Looks at windows of the pair through the network, of any number of bands, whose tiles are multiples of stride.
 
     Raises DataError where a raster cannot be read.

@@ -14,8 +14,8 @@ from data_pipelines.layouts import DataError
 from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import valid_rows
 from segdiff.inference.resampling import RowResampler
-from segdiff.inference.runtimes import Batch
 from segdiff.inference.tiling import TilePlan, read_tile
+from segdiff.prediction import Batch
 
 _BLOCK_CACHE = 256 * 2**20
 """Bytes of decoded blocks that GDAL keeps: those that two rows of tiles share; by default it is 5 % of the memory."""

@@ -19,18 +19,10 @@ from segdiff import __version__
 from segdiff.inference.formats import RUNTIMES
 from segdiff.inference.manifest import digest, read_manifest
 from segdiff.model_files import MANIFEST, ModelError, Settings, resolve_model
+from segdiff.prediction import Batch, Predict
 from segdiff.processor import bfloat16_flag
 
 logger = logging.getLogger(__name__)
-
-Batch = tuple[np.ndarray, np.ndarray]
-"""(before, after), uint8 N x h x w x bands each, h and w multiples of the network's stride."""
-
-Runtime = Callable[[Iterable[Batch]], Iterator[np.ndarray]]
-"""Batches -> float32 N x h x w x K probabilities of each, in the same order; some batches ahead are taken.
-
-K is 1, the probability of change, for binary models, else the number of classes.
-"""
 
 RuntimeName = Literal["auto", "tensorflow", "openvino"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
@@ -40,7 +32,7 @@ Precision = Literal["auto", "float32", "bfloat16", "int8"]
 class Network:
     """A trained network ready to compute."""
 
-    run: Runtime
+    run: Predict
     settings: Settings
     bands: tuple[int, int]
     """Of the image before and of the image after."""
@@ -179,7 +171,7 @@ def _run_converted(path: Path, folder: Path, precision: Precision, threads: int 
     return Network(run, manifest.settings, manifest.bands, path, said)
 
 
-def openvino_runtime(file: Path, precision: Precision = "auto", threads: int | None = None) -> tuple[Runtime, str]:
+def openvino_runtime(file: Path, precision: Precision = "auto", threads: int | None = None) -> tuple[Predict, str]:
     """The network in the file by OpenVINO on the processor, and which precision that is.
 
     Of several batches as many are computed side by side as OpenVINO finds best, about one a core, since one at a time
@@ -231,7 +223,7 @@ def openvino_runtime(file: Path, precision: Precision = "auto", threads: int | N
     return run, f"OpenVINO in {kind}"
 
 
-def tensorflow_runtime(model: Any, precision: Precision = "auto") -> tuple[Runtime, str]:
+def tensorflow_runtime(model: Any, precision: Precision = "auto") -> tuple[Predict, str]:
     """The change detector as a TensorFlow graph, and in which precision; batches in turn over all GPUs."""
     import tensorflow as tf
 
@@ -267,7 +259,7 @@ def tensorflow_runtime(model: Any, precision: Precision = "auto") -> tuple[Runti
     return run, f"TensorFlow in {kind}" + (f" on {len(devices)} devices" if len(devices) > 1 else "")
 
 
-def mean_of(runtimes: list[Runtime]) -> Runtime:
+def mean_of(runtimes: list[Predict]) -> Predict:
     """The mean of the probabilities of several networks that take the same images and tell the same classes."""
     if len(runtimes) == 1:
         return runtimes[0]
@@ -293,7 +285,7 @@ def mean_of(runtimes: list[Runtime]) -> Runtime:
     return run
 
 
-def by_threes(runtime: Runtime) -> Runtime:
+def by_threes(runtime: Predict) -> Predict:
     """Images of any number of bands by a network of three: neighbouring bands in turn, the mean of the odds counts.
 
     The last group begins earlier where fewer than three are left; one band is given three times, the second of two

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from segdiff.inference.runtimes import Batch, Runtime
+from segdiff.inference.formats import INPUTS, OUTPUT
 from segdiff.model_files import ModelError
+from segdiff.prediction import Batch, Predict
 
 OPERATIONS = frozenset(
     {
@@ -30,7 +31,7 @@ OPERATIONS = frozenset(
 network, no other program."""
 
 
-def saved_model_runtime(file: Path) -> tuple[Runtime, str]:
+def saved_model_runtime(file: Path) -> tuple[Predict, str]:
     """The network of a saved_model.pb by TensorFlow in float32.
 
     ``tf.saved_model.load`` would run what the file asks for, which may be to read and write other files. Here only the
@@ -65,8 +66,6 @@ def _network(file: Path) -> tuple[Any, list[str], str]:
     """What the signature's probability is computed from, and no more: a graph, its inputs' names and its output's."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
-
-    from segdiff.inference.exporting import INPUTS, OUTPUT
 
     try:
         saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())

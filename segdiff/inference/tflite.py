@@ -9,19 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from segdiff.inference.runtimes import Batch, Runtime
+from segdiff.inference.formats import INPUTS, OUTPUT
 from segdiff.model_files import ModelError
+from segdiff.prediction import Batch, Predict
 
 
-def tflite_runtime(file: Path, threads: int | None = None) -> tuple[Runtime, str]:
+def tflite_runtime(file: Path, threads: int | None = None) -> tuple[Predict, str]:
     """The network of a .tflite file on so many threads, else all cores, by XNNPACK; images have the one size it takes.
 
     Raises ModelError on a file that is none, or that names operations from outside TFLite: those of TensorFlow, which
     may read and write files, are among them.
     """
     import tensorflow as tf
-
-    from segdiff.inference.exporting import INPUTS, OUTPUT
 
     threads = threads or os.cpu_count() or 1
     try:

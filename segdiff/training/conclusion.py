@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from data_pipelines.pipeline import WHOLE, PairStore, Part, join_tiles, whole_image_batches
 from segdiff.config import Config
-from segdiff.dihedral import Predict, dihedral
+from segdiff.dihedral import dihedral
 from segdiff.files import write_whole
 from segdiff.model_files import PostProcessing
 from segdiff.models.heads import to_probabilities
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
+from segdiff.prediction import Predict
 from segdiff.training.callbacks import log_pictures, save_detector
 from segdiff.training.metrics import BINS, ChangeScores, change_of, class_scores, confusion_matrix, confusion_scores
 from segdiff.training.post_processing import PostProcess, choose_post_processing, keep_trials

@@ -14,8 +14,9 @@ from data_pipelines.layouts import DataError, match_pairs
 from segdiff.inference import pair_threshold
 from segdiff.inference.pair_threshold import PairScale, Unchanged, measure_pair
 from segdiff.inference.predictor import Detector, FailedPair, LoadedPair, PredictedRaster, stream_pairs
-from segdiff.inference.runtimes import Batch, Network, by_threes
+from segdiff.inference.runtimes import Network, by_threes
 from segdiff.model_files import BAND_DEVIATION, BAND_MEAN, UNSURE, ModelError, Settings
+from segdiff.prediction import Batch
 
 
 def difference(batches) -> Iterator[np.ndarray]:
