@@ -360,10 +360,11 @@ class InferenceConfig(_Section):
         description="of masks: auto (what raises F1 on the validation pairs), none, or a section `closing` (radius), "
         "`fill_holes` (largest area), `vote` (one class a region), `minimum_area`, in pixels",
     )
-    tta: Literal["none", "d4"] = Field(
+    tta: Literal["none", "d4", "multiscale"] = Field(
         "none",
-        description="d4: the mean over the eight turns and mirror images of every tile, eight times the work; of the "
-        "validation at the end of training too",
+        description="d4: the mean over the eight turns and mirror images of every tile, eight times the work; "
+        "multiscale: over four of them, two at another scale, four times the work; of the validation at the end of "
+        "training too",
     )
     objects: ObjectsConfig = ObjectsConfig()
 

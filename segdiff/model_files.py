@@ -5,9 +5,19 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segdiff.resources import shipped
+
+Augmentation = Literal["none", "d4", "multiscale"]
+"""What a model predicts the mean of, see `segdiff.augmented_prediction`."""
+
+AUGMENTATIONS: dict[Augmentation, str] = {
+    "d4": "the mean over the eight turns and mirror images of every tile: eight times the work",
+    "multiscale": "the mean over four turns and mirror images of every tile, two of them at another scale: four times "
+    "the work",
+}
+"""Those there are, for a person."""
 
 MANIFEST = "manifest.json"
 """The file that makes a folder an exported model."""
@@ -103,17 +113,23 @@ class Settings:
     half, see `segdiff.inference.pair_threshold`. It takes three bands, of images of any number of bands in turn."""
     mask_offset: tuple[int, int] = (0, 0)
     """Pixels (right, down) by which its masks lie away from what they mark, ``data.mask_offset`` of its training."""
-    test_time_augmentation: bool = False
-    """It predicts the mean over the eight turns and mirror images of every tile, unless told otherwise: its threshold
-    and its post-processing are those of that mean. Eight times the work."""
+    test_time_augmentation: Augmentation = "none"
+    """What it predicts the mean of, unless told otherwise: its threshold and its post-processing are those of that
+    mean."""
     objects: ObjectOptions = ObjectOptions()
     """What an object of its masks is, and when it is right: of `evaluate --objects`, unless told otherwise."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
-        """The settings of ``dataclasses.asdict`` and JSON; an older file lacks what came later."""
+        """The settings of ``dataclasses.asdict`` and JSON; an older file lacks what came later.
+
+        Raises ValueError on a test-time augmentation that there is none of.
+        """
         trained = values.get("ground_resolution")
         right, down = values.get("mask_offset", (0, 0))
+        augmentation = values.get("test_time_augmentation", "none")
+        if isinstance(augmentation, bool):  # files of before there was more than one
+            augmentation = "d4" if augmentation else "none"
         return cls(
             **{
                 **values,
@@ -121,9 +137,17 @@ class Settings:
                 "post_processing": PostProcessing(**values.get("post_processing", {})),
                 "ground_resolution": None if trained is None else (float(trained[0]), float(trained[1])),
                 "mask_offset": (int(right), int(down)),
+                "test_time_augmentation": known_augmentation(augmentation),
                 "objects": ObjectOptions(**values.get("objects", {})),
             }
         )
+
+
+def known_augmentation(name: str) -> Augmentation:
+    """That one. Raises ValueError, in one line, where there is none of that name."""
+    if name != "none" and name not in AUGMENTATIONS:
+        raise ValueError(f"test_time_augmentation is {name!r}, it must be one of none, {', '.join(AUGMENTATIONS)}")
+    return name  # type: ignore[return-value]
 
 
 def resolve_model(model: str | Path) -> Path:

@@ -1273,7 +1273,7 @@ def test_how_the_probabilities_were_made_is_part_of_the_job(here, tiny_run, tmp_
 
 def test_what_a_model_turns_of_itself_is_said_and_can_be_left_out(here, tiny_run, tmp_path):
     network, model, out = load_model(tiny_run.run), tmp_path / "turning.keras", tmp_path / "out"
-    network.settings = replace(network.settings, mask_offset=(1, -1), test_time_augmentation=True)
+    network.settings = replace(network.settings, mask_offset=(1, -1), test_time_augmentation="d4")
     save_detector(network, model)
     pair = [tiny_run.data / folder / "scene_0003.png" for folder in "AB"]
     call = ("predict", model, *pair, "--out", out, "--probabilities", "--precision", "float32")
@@ -1291,7 +1291,7 @@ def test_what_a_model_turns_of_itself_is_said_and_can_be_left_out(here, tiny_run
     tta, turned = predicted()
     assert tta == "d4"
     np.testing.assert_allclose(turned, expected(model), atol=1e-6)
-    np.testing.assert_allclose(turned, expected(model, test_time_augmentation=True), atol=1e-6)
+    np.testing.assert_allclose(turned, expected(model, test_time_augmentation="d4"), atol=1e-6)
     status, printed, err = here(*call, "--tta", "d4")
     assert (status, "done already: 1" in printed + err) == (0, True), "the same job, asked for or not"
     assert "eight times the work" in printed + err
@@ -1301,7 +1301,7 @@ def test_what_a_model_turns_of_itself_is_said_and_can_be_left_out(here, tiny_run
     assert (status, "eight times" in printed + err) == (0, False)
     tta, plain = predicted()
     assert tta is None
-    np.testing.assert_allclose(plain, expected(model, test_time_augmentation=False), atol=1e-6)
+    np.testing.assert_allclose(plain, expected(model, test_time_augmentation="none"), atol=1e-6)
     np.testing.assert_allclose(plain, expected(tiny_run.run), atol=1e-6)
     assert np.abs(plain - turned).max() > 1e-3
     assert here(*call, "--tta", "d8")[0] == 2

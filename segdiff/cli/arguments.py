@@ -28,11 +28,6 @@ def require_two(before: Path, after: Path) -> None:
         raise ConfigError(str(error)) from error
 
 
-def augmentation_asked(tta: str | None) -> bool | None:
-    """What --tta asks for; None: nothing, the model's own way holds."""
-    return None if tta is None else tta == "d4"
-
-
 def post_processing_steps(steps: str | None) -> "PostProcessing | None":
     """What --post-processing asks for."""
     from segdiff.config import ConfigError

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from data_pipelines.layouts import Pair
     from segdiff.inference.folder_run import Engine, Unsure
     from segdiff.inference.predictor import Detector
+    from segdiff.model_files import Augmentation
 
 NAMED = 5
 """Pairs that a line names, at most."""
@@ -33,15 +34,17 @@ def detector_options(detector: "Detector | Engine", ensemble: Sequence[str]) -> 
     }
 
 
-def augmentation_used(detector: "Detector | Engine") -> str | None:
+def augmentation_used(detector: "Detector | Engine") -> "Augmentation | None":
     """The --tta that a run has, whether asked for or the model's own; None: none."""
-    return "d4" if detector.test_time_augmentation else None
+    return None if detector.test_time_augmentation == "none" else detector.test_time_augmentation
 
 
 def say_augmentation(screen: Screen, detector: "Detector | Engine") -> None:
-    """A line where prediction takes eight times the work, which may be the model's own choice."""
-    if detector.test_time_augmentation:
-        screen.say("the mean over the eight turns and mirror images of every tile: eight times the work (--tta d4)")
+    """A line where prediction takes several times the work, which may be the model's own choice."""
+    from segdiff.model_files import AUGMENTATIONS
+
+    if kind := augmentation_used(detector):
+        screen.say(f"{AUGMENTATIONS[kind]} (--tta {kind})")
 
 
 def say_resolution(screen: Screen, detector: "Detector | Engine", pair: "Pair", resolution: float | None) -> None:

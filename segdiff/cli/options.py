@@ -39,11 +39,11 @@ Ensemble = Annotated[
     list[str] | None, typer.Option(metavar="MODEL", help="Another model whose probabilities are averaged in.")
 ]
 TestTimeAugmentation = Annotated[
-    Literal["d4", "none"] | None,
+    Literal["d4", "multiscale", "none"] | None,
     typer.Option(
         metavar="NAME",
-        help="d4: the mean over the eight turns and mirror images of every tile, eight times the work; none; default: "
-        "the model's.",
+        help="d4: the mean over the eight turns and mirror images of every tile, eight times the work; multiscale: "
+        "over four of them, two at another scale, four times the work; none; default: the model's.",
     ),
 ]
 Runtime = Annotated[

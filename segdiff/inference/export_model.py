@@ -56,7 +56,7 @@ def export_model(
         network = load_model(path)
         fixed = network.settings.tile if kind in FIXED_SIZE else None
         # the networks are compared as they are: what becomes of a region may hang on one pixel, turns even them out
-        plain: dict[str, Any] = {"post_processing": PostProcessing(), "test_time_augmentation": False}
+        plain: dict[str, Any] = {"post_processing": PostProcessing(), "test_time_augmentation": "none"}
         reference = Detector(replace(keras_network(network, path, "float32"), tile=fixed), **plain)
     quantized = precision == "int8"
     if quantized and data is None:

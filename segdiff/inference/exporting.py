@@ -50,12 +50,15 @@ def write_network(
     }
     file = write[kind](model, folder, precision, tiles)
     outputs = 1 if model.outputs[0].shape[-1] <= 2 else model.outputs[0].shape[-1]
+    settings = replace(model.settings, reach=measure_reach(model))
+    if kind in FIXED_SIZE and settings.test_time_augmentation == "multiscale":
+        settings = replace(settings, test_time_augmentation="d4")  # it takes no tile at another scale
     manifest = Manifest(
         format=kind,
         file=file,
         bands=(model.bands, model.bands_after),
         outputs=outputs,
-        settings=replace(model.settings, reach=measure_reach(model)),
+        settings=settings,
         model_sha256=model_sha256,
         precision=precision,
         tile=model.settings.tile if kind in FIXED_SIZE else None,

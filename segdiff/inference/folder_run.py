@@ -15,7 +15,7 @@ from segdiff.inference.pair_writer import PairWriter, WrittenPair
 from segdiff.inference.predictor import Detector, FailedPair, PredictedRaster, load, stream_pairs
 from segdiff.inference.rasters import is_raster
 from segdiff.inference.runtimes import Precision, RuntimeName
-from segdiff.model_files import UNSURE, PostProcessing, Settings
+from segdiff.model_files import UNSURE, Augmentation, PostProcessing, Settings
 
 OnRows = Callable[[int, int], None]
 """Told, of a pair of rasters at work, how many rows are done and how many there are."""
@@ -32,7 +32,7 @@ class DetectorPlan:
     runtime: RuntimeName = "auto"
     precision: Precision = "auto"
     ensemble: tuple[str, ...] = ()
-    test_time_augmentation: bool | None = None
+    test_time_augmentation: Augmentation | None = None
     post_processing: PostProcessing | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -79,8 +79,8 @@ class Engine(Protocol):
         """What is done to the masks."""
 
     @property
-    def test_time_augmentation(self) -> bool:
-        """Whether it predicts the mean over eight turns and mirror images."""
+    def test_time_augmentation(self) -> Augmentation:
+        """What it predicts the mean of."""
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:
         """Each pair once, in any order, drawn as they are needed."""
@@ -115,8 +115,8 @@ class LocalEngine:
         return self.detector.post_processing
 
     @property
-    def test_time_augmentation(self) -> bool:
-        """Whether it predicts the mean over eight turns and mirror images."""
+    def test_time_augmentation(self) -> Augmentation:
+        """What it predicts the mean of."""
         return self.detector.test_time_augmentation
 
     def predict(self, writer: PairWriter, pairs: Iterable[Pair], on_rows: OnRows) -> Iterator[WrittenPair | FailedPair]:

@@ -29,7 +29,7 @@ from data_pipelines.decoding import (
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
-from segdiff.dihedral import dihedral, offset_reach
+from segdiff.augmented_prediction import VIEWS, augmented, augmented_reach
 from segdiff.ground_resolution import differ, own_resolution, target_resolution
 from segdiff.inference.pair_threshold import PairScale, measure_pair
 from segdiff.inference.postprocessing import postprocess_mask
@@ -46,7 +46,7 @@ from segdiff.inference.runtimes import (
     open_network,
 )
 from segdiff.inference.tiling import TilePlan, blend_rows, plan_tiles, read_tile
-from segdiff.model_files import ModelError, PostProcessing, Settings
+from segdiff.model_files import Augmentation, ModelError, PostProcessing, Settings, known_augmentation
 
 _BATCH_PIXELS = 8 * 256 * 256
 """Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
@@ -148,16 +148,17 @@ class Detector:
     """A change detector ready to predict; see ``load``.
 
     Several networks predict together: the mean of their probabilities counts, and the classes, threshold, tiles and
-    ground resolution of the first. With ``test_time_augmentation`` each sees every tile in its eight turns and mirror
-    images, eight times the work, and without; None: as the first network's model says. Masks are post-processed as that
-    says, or as ``post_processing`` does. Raises ModelError on networks that do not take the same images or tell the
-    same classes, or were trained at ground resolutions that differ by more than a quarter.
+    ground resolution of the first. With a ``test_time_augmentation`` each sees every tile in several views; None: as
+    the first network's model says. Masks are post-processed as that says, or as ``post_processing`` does. Raises
+    ModelError on networks that do not take the same images or tell the same classes, were trained at ground
+    resolutions that differ by more than a quarter, or cannot take a tile at another scale, ValueError on an unknown
+    augmentation.
     """
 
     def __init__(
         self,
         *networks: Network,
-        test_time_augmentation: bool | None = None,
+        test_time_augmentation: Augmentation | None = None,
         post_processing: PostProcessing | None = None,
     ):
         first = networks[0]
@@ -180,8 +181,17 @@ class Detector:
                 )
         self.path = first.path
         self.test_time_augmentation = (
-            first.settings.test_time_augmentation if test_time_augmentation is None else test_time_augmentation
+            first.settings.test_time_augmentation
+            if test_time_augmentation is None
+            else known_augmentation(test_time_augmentation)
         )
+        if any(view.scale != 1 for view in VIEWS[self.test_time_augmentation]):
+            for network in networks:
+                if network.tile is not None:
+                    raise ModelError(
+                        f"{network.path}: takes tiles of {network.tile} pixels alone, not at other scales; take d4 or "
+                        f"none instead of {self.test_time_augmentation} (--tta)"
+                    )
         reaches = [self._reach(network.settings) for network in networks]
         self.settings = replace(
             first.settings,
@@ -199,16 +209,18 @@ class Detector:
         if self.settings.relative:
             self.bands = self.bands_after = None
             runs = [by_threes(run) for run in runs]
-        if self.test_time_augmentation:  # each by itself: its masks may lie displaced where those of others do not
-            offsets = [network.settings.mask_offset for network in networks]
-            runs = [dihedral(run, offset) for run, offset in zip(runs, offsets, strict=True)]
+        # each by itself: its masks may lie displaced where those of others do not
+        runs = [
+            augmented(run, self.test_time_augmentation, network.settings.mask_offset, network.settings.stride)
+            for run, network in zip(runs, networks, strict=True)
+        ]
         self._run = mean_of(runs)
 
     def _reach(self, settings: Settings) -> int | None:
-        """That of a network, and of what is made up at the edges where turned predictions are moved."""
-        if settings.reach is None or not self.test_time_augmentation:
-            return settings.reach
-        return settings.reach + offset_reach(settings.mask_offset)
+        """That of a network, in the view of a tile in which it is furthest."""
+        if settings.reach is None:
+            return None
+        return augmented_reach(self.test_time_augmentation, settings.reach, settings.mask_offset)
 
     def predict(
         self,
@@ -521,7 +533,7 @@ def load(
     runtime: RuntimeName = "auto",
     precision: Precision = "auto",
     ensemble: Sequence[str | Path] = (),
-    test_time_augmentation: bool | None = None,
+    test_time_augmentation: Augmentation | None = None,
     post_processing: PostProcessing | None = None,
     threads: int | None = None,
 ) -> Detector:
@@ -532,10 +544,11 @@ def load(
         result.mask, result.probability
 
     ``runtime``, ``precision`` and ``threads`` are those of ``open_network``. The models of ``ensemble`` predict with
-    it. ``test_time_augmentation`` says whether the mean over the eight turns and mirror images of every tile counts,
-    eight times the work; None: as the (first) model says. Masks are post-processed as it says, or as
-    ``post_processing`` does: ``PostProcessing()`` leaves them alone. Raises ModelError where there is none, or none
-    that can be trusted.
+    it. ``test_time_augmentation`` is "none" or the mean that counts: "d4" over the eight turns and mirror images of
+    every tile, eight times the work, "multiscale" over four of them, two at another scale, four times the work; None:
+    as the (first) model says. Masks are post-processed as it says, or as ``post_processing`` does: ``PostProcessing()``
+    leaves them alone. Raises ModelError where there is none, or none that can be trusted, ValueError on an unknown
+    ``test_time_augmentation``.
     """
     networks = [open_network(one, runtime, precision, threads) for one in (model, *ensemble)]
     return Detector(

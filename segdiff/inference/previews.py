@@ -5,7 +5,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from segdiff.inference.resampling import resize
+from segdiff.resizing import resize
 
 LONGEST = 2048
 """The longest side of a preview, in pixels."""

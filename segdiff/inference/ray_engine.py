@@ -19,7 +19,7 @@ from segdiff.inference.manifest import digest
 from segdiff.inference.pair_writer import PairWriter, WrittenPair
 from segdiff.inference.predictor import FailedPair
 from segdiff.inference.rasters import is_raster
-from segdiff.model_files import PostProcessing, Settings, resolve_model
+from segdiff.model_files import Augmentation, PostProcessing, Settings, resolve_model
 
 _AT_ONCE = 8
 """Pairs of ordinary images that an actor is given at a time, to read some while it computes others."""
@@ -55,7 +55,7 @@ class Described:
     settings: Settings
     runtime: str
     post_processing: PostProcessing
-    test_time_augmentation: bool
+    test_time_augmentation: Augmentation
     models: tuple[str, ...]
     """SHA-256 of the files."""
     version: str
@@ -138,8 +138,8 @@ class RayEngine:
         return self._described.post_processing
 
     @property
-    def test_time_augmentation(self) -> bool:
-        """Whether the actors predict the mean over eight turns and mirror images."""
+    def test_time_augmentation(self) -> Augmentation:
+        """What the actors predict the mean of."""
         assert self._described is not None
         return self._described.test_time_augmentation
 

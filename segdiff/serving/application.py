@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from data_pipelines.layouts import DataError
 from segdiff.inference.predictor import Detector
-from segdiff.model_files import PostProcessing
+from segdiff.model_files import AUGMENTATIONS, PostProcessing
 from segdiff.serving.comparisons import Comparison, compare, thresholds_around
 from segdiff.serving.uploads import (
     GoneError,
@@ -183,7 +183,7 @@ class _Page:
             "classes": classes[1:],
             "limits": self._limits,
             "minutes": IDLE_SECONDS // 60,
-            "augmented": self._model.detector.test_time_augmentation,
+            "augmented": AUGMENTATIONS.get(self._model.detector.test_time_augmentation, ""),
             "steps": "" if steps == PostProcessing() else _in_words(steps),
             "page": {
                 "megabytes": self._limits.megabytes,

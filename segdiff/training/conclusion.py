@@ -12,10 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from data_pipelines.pipeline import WHOLE, PairStore, Part, join_tiles, whole_image_batches
+from segdiff.augmented_prediction import augmented
 from segdiff.config import Config
-from segdiff.dihedral import dihedral
 from segdiff.files import write_whole
-from segdiff.model_files import PostProcessing
+from segdiff.model_files import AUGMENTATIONS, PostProcessing
 from segdiff.models.heads import to_probabilities
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
@@ -154,15 +154,16 @@ def conclude(
 ) -> dict[str, object]:
     """Chooses threshold and post-processing of the best model on the validation pairs, and writes model and metrics.
 
-    A model that predicts the mean over turns and mirror images is judged by that, here alone: the epochs before were
+    A model that predicts the mean over several views of a tile is judged by that, here alone: the epochs before were
     validated without. ``trained_on`` says how many of these pairs are of the training itself. The metrics are written
     last: a run that has them has its pictures too, and one that was stopped before is resumed.
     """
     model = load_model(run / "model.keras")
     predict = predict_by(with_precision(model, precision))
-    if model.settings.test_time_augmentation:
-        say("scores, threshold and pictures are of the mean over eight turns and mirror images: eight times the work")
-        predict = dihedral(predict, model.settings.mask_offset)
+    augmentation = model.settings.test_time_augmentation
+    if augmentation != "none":
+        say(f"scores, threshold and pictures are of {AUGMENTATIONS[augmentation]}")
+        predict = augmented(predict, augmentation, model.settings.mask_offset, model.settings.stride)
     counts = ChangeScores(len(classes), from_logits=False)
     standings: list[Standing | None] = []
 

@@ -491,7 +491,7 @@ def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None
         overlap=overlap,
         ground_resolution=data.ground_resolution,
         mask_offset=config.data.mask_offset,
-        test_time_augmentation=config.inference.tta == "d4",
+        test_time_augmentation=config.inference.tta,
         objects=ObjectOptions(**config.inference.objects.model_dump()),
     )
     if config.train.init_from is not None:

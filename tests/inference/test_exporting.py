@@ -113,10 +113,11 @@ def test_an_exported_model_predicts_what_the_model_predicts(saved, original, exp
             np.testing.assert_allclose(one.probability, other.probability, atol=atol)
 
 
-def test_an_exported_model_turns_of_itself_what_the_model_turns(saved, tmp_path):
+@pytest.mark.parametrize("kind", ["d4", "multiscale"])
+def test_an_exported_model_turns_of_itself_what_the_model_turns(saved, tmp_path, kind):
     model = load_model(saved)
     objects = ObjectOptions(join=9, pad=8)
-    model.settings = replace(model.settings, mask_offset=(2, -1), test_time_augmentation=True, objects=objects)
+    model.settings = replace(model.settings, mask_offset=(2, -1), test_time_augmentation=kind, objects=objects)
     model.save(tmp_path / "turning.keras")
     export_model(tmp_path / "turning.keras", tmp_path / "out", "openvino", "float32")
     file = tmp_path / "out" / "manifest.json"
@@ -130,12 +131,15 @@ def test_an_exported_model_turns_of_itself_what_the_model_turns(saved, tmp_path)
     plain = segdiff.load(saved, precision="float32").predict(*images(40, 56)).probability
     assert np.abs(exported - plain).max() > 1e-3
 
+    if kind == "multiscale":  # of which TFLite, with tiles of one size, has no other scales
+        export_model(tmp_path / "turning.keras", tmp_path / "tflite", "tflite", "float32")
+        assert segdiff.load(tmp_path / "tflite").test_time_augmentation == "d4"
     older = json.loads(file.read_text())
     for name in ("mask_offset", "test_time_augmentation", "objects"):
         del older["settings"][name]
     file.write_text(json.dumps(older))
     found = segdiff.load(tmp_path / "out", precision="float32")
-    assert (found.settings.mask_offset, found.test_time_augmentation) == ((0, 0), False)
+    assert (found.settings.mask_offset, found.test_time_augmentation) == ((0, 0), "none")
     np.testing.assert_allclose(found.predict(*images(40, 56)).probability, plain, atol=1e-5)
 
 

@@ -228,7 +228,7 @@ def names_of(results) -> list[str]:
     return [result.row["name"] if isinstance(result, WrittenPair) else result.pair.name for result in results]
 
 
-@pytest.mark.parametrize(("own", "asked"), [(True, None), (True, False)])
+@pytest.mark.parametrize(("own", "asked"), [("d4", None), ("d4", "none")])
 def test_the_actors_say_whether_they_turn(model, tmp_path, own, asked):
     network = load_model(model)
     network.settings = replace(network.settings, test_time_augmentation=own)

@@ -221,7 +221,7 @@ def test_an_ensemble_and_the_eight_turns_from_python(saved):
     alone = segdiff.load(saved, precision="float32").predict(before, after)
     twice = segdiff.load(saved, precision="float32", ensemble=[saved]).predict(before, after)
     np.testing.assert_allclose(alone.probability, twice.probability, atol=1e-6)
-    turned = segdiff.load(saved, precision="float32", test_time_augmentation=True)
+    turned = segdiff.load(saved, precision="float32", test_time_augmentation="d4")
     one, two = turned.predict(before, after), turned.predict(before[::-1], after[::-1])
     np.testing.assert_allclose(one.probability, two.probability[::-1], atol=1e-5)
     assert np.abs(one.probability - alone.probability).max() > 1e-3

@@ -143,7 +143,8 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
     steps = PostProcessing(closing=2, fill_holes=30, vote=True, minimum_area=12)
     model.settings = Settings(
         names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps, ground_resolution=trained,
-        mask_offset=(2, -1), test_time_augmentation=True, objects=ObjectOptions(0.5, join=9, pad=8, minimum_area=12),
+        mask_offset=(2, -1), test_time_augmentation="multiscale",
+        objects=ObjectOptions(0.5, join=9, pad=8, minimum_area=12),
     )  # fmt: skip
     model.save(tmp_path / "model.keras")
     copies = [

@@ -1,6 +1,7 @@
 """Comparisons of several classes and with post-processing, the shelf they are kept on, and the queue before them."""
 
 import gzip
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -220,10 +221,11 @@ def compare_over_http(url: str) -> requests.Response:
     return requests.post(f"{url}comparisons?before={tokens[0]}&after={tokens[1]}", timeout=30)
 
 
-@pytest.mark.parametrize("turning", [False, True])
-def test_the_page_says_where_the_model_takes_eight_times_the_work(serve_told, turning):
+@pytest.mark.parametrize(("turning", "times"), [("none", ""), ("d4", "eight"), ("multiscale", "four")])
+def test_the_page_says_where_the_model_takes_several_times_the_work(serve_told, turning, times):
     served = serve_told(Told(three_classes(1), test_time_augmentation=turning))
-    assert ("eight times the work" in requests.get(served.url, timeout=30).text) == turning
+    page = requests.get(served.url, timeout=30).text
+    assert re.findall(r"(\w+) times the work", page) == ([times] if times else [])
 
 
 def test_one_pair_is_predicted_at_a_time(serve_told):

@@ -287,7 +287,7 @@ def test_the_kept_model_scores_what_the_run_says(scenes, unbroken):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_model_of_turned_predictions_is_judged_by_them_at_the_end(classes, tmp_path):
     """And evaluation, which turns of itself, finds what training stored: sides are no multiples of the stride."""
-    data, run = tmp_path / "data", tmp_path / "run"
+    data, run, kind = tmp_path / "data", tmp_path / "run", {2: "d4", 3: "multiscale"}[classes]
     if classes == 2:
         write_scenes(data, pairs=5, size=66, seed=0)
     else:
@@ -300,7 +300,7 @@ def test_a_model_of_turned_predictions_is_judged_by_them_at_the_end(classes, tmp
         train__epochs=1,
         train__learning_rate=0.01,
         inference__tile=96,
-        inference__tta="d4",
+        inference__tta=kind,
         inference__post_processing={"minimum_area": 3},
         inference__objects={"iou": 0.4, "join": 2},
     )
@@ -316,9 +316,9 @@ def test_a_model_of_turned_predictions_is_judged_by_them_at_the_end(classes, tmp
     scores, without = evaluated(None), evaluated("none")
     assert scores["confusion"] == metrics["confusion"] != without["confusion"]
     assert (scores["f1"], scores["threshold"]) == (metrics["f1"], metrics["threshold"])
-    assert (scores["tta"], without["tta"]) == ("d4", None)
+    assert (scores["tta"], without["tta"]) == (kind, None)
     detector = segdiff.load(run, runtime="tensorflow", precision="float32")
-    assert (detector.settings.mask_offset, detector.test_time_augmentation) == ((2, -1), True)
+    assert (detector.settings.mask_offset, detector.test_time_augmentation) == ((2, -1), kind)
     assert detector.settings.objects == ObjectOptions(iou=0.4, join=2)
     assert shown
     for pair in shown:

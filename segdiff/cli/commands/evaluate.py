@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from segdiff.cli.arguments import augmentation_asked, post_processing_steps
+from segdiff.cli.arguments import post_processing_steps
 from segdiff.cli.commands.check import checked_data
 from segdiff.cli.detectors import (
     augmentation_used,
@@ -121,7 +121,7 @@ def evaluate_model(
     resolution: float | None = None,
     post_processing: str | None = None,
     ensemble: Sequence[str] = (),
-    tta: Literal["d4", "none"] | None = None,
+    tta: Literal["d4", "multiscale", "none"] | None = None,
     runtime: Literal["auto", "tensorflow", "openvino"] = "auto",
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
     debug: bool = False,
@@ -164,7 +164,7 @@ def evaluate_model(
     with silenced(debug):
         detector = load(
             model, runtime=runtime, precision=precision, ensemble=ensemble,
-            test_time_augmentation=augmentation_asked(tta), post_processing=steps,
+            test_time_augmentation=tta, post_processing=steps,
         )  # fmt: skip
     classes = detector.settings.classes
     try:

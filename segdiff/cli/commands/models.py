@@ -11,6 +11,7 @@ from segdiff.cli.screen import Screen
 
 def models(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """List the models that ship: a name goes wherever MODEL does. Each has a card that says how good it is."""
+    from segdiff.model_files import AUGMENTATIONS
     from segdiff.released import HASH_SHOWN, released_models
 
     released = released_models()
@@ -22,8 +23,8 @@ def models(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) ->
                 "bands": "any number" if model.bands is None else str(model.bands),
                 "classes": ", ".join(model.settings.classes[1:]) if len(model.settings.classes) > 2 else "",
                 "resolution": " to ".join(f"{side:g}" for side in sorted(set(trained))) + " m" if trained else "",
-                "prediction": "the mean over eight turns and mirror images, eight times the work; --tta none: without"
-                if model.settings.test_time_augmentation
+                "prediction": f"{AUGMENTATIONS[model.settings.test_time_augmentation]}; --tta none: without"
+                if model.settings.test_time_augmentation != "none"
                 else "",
                 "in short": model.evidence,
                 "file": f"{model.file}, {model.size / 10**6:.1f} MB, sha256 {model.sha256[:HASH_SHOWN]}",

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from segdiff.cli.arguments import augmentation_asked, post_processing_steps, require_two
+from segdiff.cli.arguments import post_processing_steps, require_two
 from segdiff.cli.detectors import (
     augmentation_used,
     detector_options,
@@ -124,7 +124,7 @@ def predict(
             runtime,
             precision,
             tuple(ensemble or ()),
-            test_time_augmentation=augmentation_asked(tta),
+            test_time_augmentation=tta,
             post_processing=steps,
             options={"threshold": threshold, "tile": tile, "overlap": overlap, "resolution": resolution},
         )
