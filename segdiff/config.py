@@ -352,6 +352,11 @@ class InferenceConfig(_Section):
         description="probability from which a pixel is changed, to 1/1024; null: that of the best F1 on the "
         "validation pairs",
     )
+    ground_resolution: float | None = Field(
+        None,
+        gt=0,
+        description="metres per pixel to which images whose own are known are brought; null: what it was trained on",
+    )
     post_processing: Annotated[
         Annotated[Literal["auto", "none"], Tag("[word]")] | Annotated[PostProcessingConfig, Tag("[section]")],
         Discriminator(_word_or_section),
@@ -363,8 +368,8 @@ class InferenceConfig(_Section):
     tta: Literal["none", "d4", "multiscale"] = Field(
         "none",
         description="d4: the mean over the eight turns and mirror images of every tile, eight times the work; "
-        "multiscale: over four of them, two at another scale, four times the work; of the validation at the end of "
-        "training too",
+        "multiscale: over four of them, three at another scale, five times the work; of the validation at the end "
+        "of training too",
     )
     objects: ObjectsConfig = ObjectsConfig()
 

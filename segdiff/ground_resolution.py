@@ -82,8 +82,8 @@ def own_resolution(grid: Grid | None, said: float | None) -> tuple[float, float]
 def target_resolution(own: tuple[float, float] | None, trained: tuple[float, float] | None) -> float | None:
     """Metres per pixel to which an image is resampled, across and down alike; None: it is taken as it is.
 
-    ``own`` is the image's, across and down, ``trained`` the finest and the coarsest of the model. Within these an
-    image keeps its own, and is brought to the nearer of them outside.
+    ``own`` is the image's, across and down, ``trained`` the finest and the coarsest at which the model works.
+    Within these an image keeps its own, and is brought to the nearer of them outside.
     """
     if own is None or trained is None:
         return None
@@ -97,7 +97,7 @@ def resolution_line(
     """What a person is told at the beginning of a run; None where both resolutions are known and agree."""
     if target is not None and own is not None and trained is not None:
         return (
-            f"resampled from {_metres(own)} to {target:.3g} m a pixel, as the model was trained at {_span(trained)}; "
+            f"resampled from {_metres(own)} to {target:.3g} m a pixel, as the model works at {_span(trained)}; "
             "results are on the images' own grid"
         )
     if own is None and trained is None:
@@ -107,12 +107,12 @@ def resolution_line(
         )
     if own is None and trained is not None:
         return (
-            f"the model was trained at {_span(trained)} m a pixel and the images do not say theirs: nothing is "
+            f"the model works at {_span(trained)} m a pixel and the images do not say theirs: nothing is "
             "resampled, --resolution M does it"
         )
     if trained is None and own is not None:
         return (
-            f"the images have {_metres(own)} m a pixel and the model does not say what it was trained at "
+            f"the images have {_metres(own)} m a pixel and the model does not say at what it works "
             "(data.ground_resolution): nothing is resampled"
         )
     return None

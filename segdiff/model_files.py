@@ -14,8 +14,8 @@ Augmentation = Literal["none", "d4", "multiscale"]
 
 AUGMENTATIONS: dict[Augmentation, str] = {
     "d4": "the mean over the eight turns and mirror images of every tile: eight times the work",
-    "multiscale": "the mean over four turns and mirror images of every tile, two of them at another scale: four times "
-    "the work",
+    "multiscale": "the mean over four turns and mirror images of every tile, three of them at another scale: five "
+    "times the work",
 }
 """Those there are, for a person."""
 
@@ -107,7 +107,8 @@ class Settings:
     post_processing: PostProcessing = PostProcessing()
     """Of the mask, before it is written and its regions are counted."""
     ground_resolution: tuple[float, float] | None = None
-    """The finest and the coarsest of what it was trained on, in metres per pixel; None: not known."""
+    """The finest and the coarsest at which it works, in metres per pixel; other images are brought to the nearer of
+    them. What it was trained on, unless ``inference.ground_resolution`` says otherwise; None: not known."""
     relative: bool = False
     """Its odds are a score of no fixed scale: every pair has a threshold of its own, which becomes a probability of a
     half, see `segdiff.inference.pair_threshold`. It takes three bands, of images of any number of bands in turn."""

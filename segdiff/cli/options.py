@@ -43,7 +43,7 @@ TestTimeAugmentation = Annotated[
     typer.Option(
         metavar="NAME",
         help="d4: the mean over the eight turns and mirror images of every tile, eight times the work; multiscale: "
-        "over four of them, two at another scale, four times the work; none; default: the model's.",
+        "over four of them, three at another scale, five times the work; none; default: the model's.",
     ),
 ]
 Runtime = Annotated[

@@ -150,7 +150,7 @@ class Detector:
     Several networks predict together: the mean of their probabilities counts, and the classes, threshold, tiles and
     ground resolution of the first. With a ``test_time_augmentation`` each sees every tile in several views; None: as
     the first network's model says. Masks are post-processed as that says, or as ``post_processing`` does. Raises
-    ModelError on networks that do not take the same images or tell the same classes, were trained at ground
+    ModelError on networks that do not take the same images or tell the same classes, work at ground
     resolutions that differ by more than a quarter, or cannot take a tile at another scale, ValueError on an unknown
     augmentation.
     """
@@ -176,7 +176,7 @@ class Detector:
             one, two = first.settings.ground_resolution, other.settings.ground_resolution
             if one and two and any(differ(*ends) for ends in zip(one, two, strict=True)):
                 raise ModelError(
-                    f"{other.path}: was trained at {_trained(two)} m a pixel, {first.path} at {_trained(one)}: they "
+                    f"{other.path}: works at {_trained(two)} m a pixel, {first.path} at {_trained(one)}: they "
                     "cannot predict together"
                 )
         self.path = first.path
@@ -545,7 +545,7 @@ def load(
 
     ``runtime``, ``precision`` and ``threads`` are those of ``open_network``. The models of ``ensemble`` predict with
     it. ``test_time_augmentation`` is "none" or the mean that counts: "d4" over the eight turns and mirror images of
-    every tile, eight times the work, "multiscale" over four of them, two at another scale, four times the work; None:
+    every tile, eight times the work, "multiscale" over four of them, three at another scale, five times the work; None:
     as the (first) model says. Masks are post-processed as it says, or as ``post_processing`` does: ``PostProcessing()``
     leaves them alone. Raises ModelError where there is none, or none that can be trusted, ValueError on an unknown
     ``test_time_augmentation``.

@@ -478,18 +478,25 @@ def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None
     except ValueError as error:  # what can only be told by building: weights that cannot be had
         raise ConfigError(f"model: {error}") from error
     stride = model.settings.stride
-    tile, overlap = config.inference.tile, config.inference.overlap
+    tile, overlap, works_at = config.inference.tile, config.inference.overlap, config.inference.ground_resolution
     for key, value in (("tile", tile), ("overlap", overlap)):
         if value % stride:
             raise ConfigError(f"inference.{key}: got {value}, it must be a multiple of the model's stride {stride}")
     if overlap >= tile:
         raise ConfigError(f"inference.overlap: got {overlap}, it must be smaller than inference.tile, {tile}")
+    if works_at is not None and data.ground_resolution is not None:
+        finest, coarsest = data.ground_resolution
+        if (works_at < finest and differ(works_at, finest)) or (works_at > coarsest and differ(works_at, coarsest)):
+            raise ConfigError(
+                f"inference.ground_resolution: is {works_at:g} m a pixel, it must be about what the model is trained "
+                f"at, {finest:g} to {coarsest:g}"
+            )
     model.settings = replace(
         model.settings,
         classes=data.classes,
         tile=tile,
         overlap=overlap,
-        ground_resolution=data.ground_resolution,
+        ground_resolution=data.ground_resolution if works_at is None else (works_at, works_at),
         mask_offset=config.data.mask_offset,
         test_time_augmentation=config.inference.tta,
         objects=ObjectOptions(**config.inference.objects.model_dump()),

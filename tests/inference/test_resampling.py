@@ -168,9 +168,9 @@ def test_what_a_person_is_told():
         return resolution_line(own, trained, target_resolution(own, trained)) or ""
 
     assert line((0.2, 0.2), (0.5, 0.5)).startswith("resampled from 0.2 to 0.5 m a pixel")
-    assert line((0.33, 0.5), (0.5, 1.0)).startswith("resampled from 0.33 x 0.5 to 0.5 m a pixel, as the model was")
+    assert line((0.33, 0.5), (0.5, 1.0)).startswith("resampled from 0.33 x 0.5 to 0.5 m a pixel, as the model works at")
     assert line((0.5, 0.5), (0.5, 0.5)) == ""
-    assert "trained at 0.5 to 1 m a pixel and the images do not say theirs" in line(None, (0.5, 1.0))
+    assert "works at 0.5 to 1 m a pixel and the images do not say theirs" in line(None, (0.5, 1.0))
     assert "images have 0.2 m a pixel and the model does not say" in line((0.2, 0.2), None)
     assert line(None, None).startswith("neither the model (data.ground_resolution) nor the images (--resolution M)")
 
@@ -308,7 +308,7 @@ def test_networks_of_other_ground_resolutions_do_not_predict_together():
         return Network(lambda batches: batches, Settings(ground_resolution=trained), (3, 3), Path("a.keras"), "")
 
     Detector(network((0.5, 0.5)), network((0.6, 0.6)), network(None))
-    with pytest.raises(ModelError, match=r"was trained at 1 m a pixel, a\.keras at 0\.5 to 1"):
+    with pytest.raises(ModelError, match=r"works at 1 m a pixel, a\.keras at 0\.5 to 1"):
         Detector(network((0.5, 1.0)), network((1.0, 1.0)))
 
 

@@ -221,7 +221,7 @@ def compare_over_http(url: str) -> requests.Response:
     return requests.post(f"{url}comparisons?before={tokens[0]}&after={tokens[1]}", timeout=30)
 
 
-@pytest.mark.parametrize(("turning", "times"), [("none", ""), ("d4", "eight"), ("multiscale", "four")])
+@pytest.mark.parametrize(("turning", "times"), [("none", ""), ("d4", "eight"), ("multiscale", "five")])
 def test_the_page_says_where_the_model_takes_several_times_the_work(serve_told, turning, times):
     served = serve_told(Told(three_classes(1), test_time_augmentation=turning))
     page = requests.get(served.url, timeout=30).text

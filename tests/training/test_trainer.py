@@ -601,6 +601,23 @@ def test_crops_of_another_resolution_need_that_of_the_data_and_the_model_stores_
         )
 
 
+def test_a_model_may_work_at_one_of_the_resolutions_it_was_trained_at(scenes):
+    trained = {"data__ground_resolution": 0.5, "data__crop_resolution": [0.4, 1.1], "inference__tile": 64}
+
+    def works_at(**values) -> tuple[float, float] | None:
+        config = configured(scenes, **values)
+        data = trainer.read_data(config, lambda line: None)
+        return trainer._initial_model(config, data, lambda line: None).settings.ground_resolution
+
+    assert works_at(**trained) == (0.4, 1.1)
+    assert works_at(**trained, inference__ground_resolution=0.5) == (0.5, 0.5)
+    assert works_at(**trained, inference__ground_resolution=1.3) == (1.3, 1.3), "within a quarter"
+    assert works_at(inference__tile=64, inference__ground_resolution=2) == (2, 2), "that of the data is not known"
+    for wrong in (0.3, 1.5):
+        with pytest.raises(ConfigError, match=rf"inference\.ground_resolution: is {wrong} m a pixel.*0\.4 to 1\.1"):
+            works_at(**trained, inference__ground_resolution=wrong)
+
+
 def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
     """The images of a data set as GeoTIFFs on the equator, the pixels of one pair after the other so many metres."""
     for part in ("A", "B"):
