@@ -62,8 +62,8 @@ def test_objects_of_boards_are_by_default_those_that_the_data_are_scored_by():
         assert ObjectOptions(**recipe.inference.objects.model_dump()) == scored
 
 
-def test_aerial_finds_the_new_buildings_of_a_real_tile_at_half_a_metre_and_at_a_fifth(shared: Path):
-    """Of which the second is the first, enlarged: it is brought to what the model knows."""
+def test_aerial_finds_the_new_buildings_of_a_real_tile_at_half_a_metre_a_fifth_and_a_whole(shared: Path):
+    """Of which the others are the first, enlarged and shrunk: they are brought to what the model knows."""
     data, side = shared / "data" / "levir_cd_native" / "val", slice(0, 512)
     before, after = (cv2.imread(str(data / part / "val_001.jpg"))[side, side, ::-1] for part in ("A", "B"))
     truth = cv2.imread(str(data / "label" / "val_001.png"), 0)[side, side] > 127
@@ -76,6 +76,10 @@ def test_aerial_finds_the_new_buildings_of_a_real_tile_at_half_a_metre_and_at_a_
     enlarged = [cv2.resize(image, None, fx=2.5, fy=2.5, interpolation=cv2.INTER_CUBIC) for image in (before, after)]
     fine = detector.predict(*enlarged, resolution=0.2).mask
     assert f1(cv2.resize(fine, (512, 512), interpolation=cv2.INTER_NEAREST_EXACT) > 0) > 0.85
+    shrunk = [cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA) for image in (before, after)]
+    coarse = [detector.predict(*shrunk, resolution=metres).mask for metres in (1, None)]
+    known, unknown = (f1(cv2.resize(mask, (512, 512), interpolation=cv2.INTER_NEAREST_EXACT) > 0) for mask in coarse)
+    assert known > max(0.83, unknown)
 
 
 @pytest.fixture
