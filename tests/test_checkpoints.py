@@ -82,6 +82,18 @@ def test_aerial_finds_the_new_buildings_of_a_real_tile_at_half_a_metre_a_fifth_a
     assert known > max(0.83, unknown)
 
 
+def test_air_change_finds_fields_that_were_planted_where_aerial_sees_no_building(shared: Path):
+    """On a strip that it was trained on, for there is no other."""
+    data = shared / "data" / "air_change"
+    before, after, label = (data / part / "tiszadob_3_right.png" for part in ("A", "B", "label"))
+    truth = cv2.imread(str(label), 0) > 127
+    found, buildings = (
+        segdiff.load(name).predict(before, after, resolution=1.5).mask for name in ("air_change", "aerial")
+    )
+    assert 2 * (found.astype(bool) & truth).sum() / (found.sum() + truth.sum()) > 0.85
+    assert (buildings.astype(bool) & truth).sum() < 0.2 * truth.sum()
+
+
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a release with one model, and its card."""
