@@ -1,6 +1,7 @@
 """Test-time augmentation: the mean of the predictions of a pair as it is seen turned, mirrored and at other scales."""
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,11 @@ _INTERPOLATED = 2
 """Pixels by which bringing a tile to another scale and its probabilities back reaches further."""
 
 
+def rescales(kind: Augmentation) -> bool:
+    """Whether some of its views are at another scale, which a network of one tile size cannot take."""
+    return any(view.scale != 1 for view in VIEWS[kind])
+
+
 def augmented(predict: Predict, kind: Augmentation, mask_offset: tuple[int, int] = (0, 0), stride: int = 1) -> Predict:
     """The mean over the views of every batch; of kind "none" ``predict`` itself.
 
@@ -62,7 +68,7 @@ def augmented(predict: Predict, kind: Augmentation, mask_offset: tuple[int, int]
         return np.rot90(probabilities[:, :, ::-1] if view.turn >= 4 else probabilities, -(view.turn % 4), axes=(1, 2))
 
     def run(batches: Iterable[Batch]) -> Iterator[np.ndarray]:
-        sizes: list[tuple[int, int]] = []  # of the batches that have been asked for and not been answered
+        sizes = deque[tuple[int, int]]()  # of the batches that have been asked for and not been answered
 
         def every() -> Iterator[Batch]:
             for before, after in batches:
@@ -74,7 +80,7 @@ def augmented(predict: Predict, kind: Augmentation, mask_offset: tuple[int, int]
         for number, probabilities in enumerate(predict(every())):
             total = total + back(probabilities, views[number % len(views)], sizes[0])
             if number % len(views) == len(views) - 1:
-                del sizes[0]
+                sizes.popleft()
                 yield displaced((total / len(views)).astype(np.float32), (right, down), axes=(1, 2))
                 total = 0
 

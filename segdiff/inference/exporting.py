@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.whole_folders import new_folder
+from segdiff.augmented_prediction import rescales
 from segdiff.inference.formats import FIXED_SIZE, INPUTS, OUTPUT, Format
 from segdiff.inference.manifest import Manifest, write_manifest
 from segdiff.inference.tflite import without_deprecation
@@ -51,8 +52,8 @@ def write_network(
     file = write[kind](model, folder, precision, tiles)
     outputs = 1 if model.outputs[0].shape[-1] <= 2 else model.outputs[0].shape[-1]
     settings = replace(model.settings, reach=measure_reach(model))
-    if kind in FIXED_SIZE and settings.test_time_augmentation == "multiscale":
-        settings = replace(settings, test_time_augmentation="d4")  # it takes no tile at another scale
+    if kind in FIXED_SIZE and rescales(settings.test_time_augmentation):
+        settings = replace(settings, test_time_augmentation="d4")
     manifest = Manifest(
         format=kind,
         file=file,

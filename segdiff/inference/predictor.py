@@ -29,7 +29,7 @@ from data_pipelines.decoding import (
 from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
-from segdiff.augmented_prediction import VIEWS, augmented, augmented_reach
+from segdiff.augmented_prediction import augmented, augmented_reach, rescales
 from segdiff.ground_resolution import differ, own_resolution, target_resolution
 from segdiff.inference.pair_threshold import PairScale, measure_pair
 from segdiff.inference.postprocessing import postprocess_mask
@@ -185,7 +185,7 @@ class Detector:
             if test_time_augmentation is None
             else known_augmentation(test_time_augmentation)
         )
-        if any(view.scale != 1 for view in VIEWS[self.test_time_augmentation]):
+        if rescales(self.test_time_augmentation):
             for network in networks:
                 if network.tile is not None:
                     raise ModelError(

@@ -27,7 +27,7 @@ from data_pipelines.pipeline import (
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
 from segdiff.files import remove_unfinished, write_whole
-from segdiff.ground_resolution import differ, ground_resolution, mean_side
+from segdiff.ground_resolution import differ, ground_resolution, mean_side, target_resolution
 from segdiff.model_files import ObjectOptions
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
@@ -484,19 +484,18 @@ def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None
             raise ConfigError(f"inference.{key}: got {value}, it must be a multiple of the model's stride {stride}")
     if overlap >= tile:
         raise ConfigError(f"inference.overlap: got {overlap}, it must be smaller than inference.tile, {tile}")
-    if works_at is not None and data.ground_resolution is not None:
-        finest, coarsest = data.ground_resolution
-        if (works_at < finest and differ(works_at, finest)) or (works_at > coarsest and differ(works_at, coarsest)):
-            raise ConfigError(
-                f"inference.ground_resolution: is {works_at:g} m a pixel, it must be about what the model is trained "
-                f"at, {finest:g} to {coarsest:g}"
-            )
+    trained = data.ground_resolution
+    if works_at is not None and trained is not None and target_resolution((works_at, works_at), trained) is not None:
+        raise ConfigError(
+            f"inference.ground_resolution: is {works_at:g} m a pixel, it must be about what the model is trained at, "
+            f"{trained[0]:g} to {trained[1]:g}"
+        )
     model.settings = replace(
         model.settings,
         classes=data.classes,
         tile=tile,
         overlap=overlap,
-        ground_resolution=data.ground_resolution if works_at is None else (works_at, works_at),
+        ground_resolution=trained if works_at is None else (works_at, works_at),
         mask_offset=config.data.mask_offset,
         test_time_augmentation=config.inference.tta,
         objects=ObjectOptions(**config.inference.objects.model_dump()),
