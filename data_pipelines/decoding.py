@@ -359,6 +359,12 @@ def open_tiff(path: Path) -> Any:
         pages = len(source.subdatasets)
         source.close()
         raise DecodeError(path, f"{pages} pages; store each page as a file of its own")
+    # A damaged width: GDAL would make room for rows of as many pixels before it finds that they are not there.
+    block = source.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=1)
+    if block and not is_packed(path) and int(block) > path.stat().st_size:
+        size = f"{source.width} x {source.height} pixels (width x height)"
+        source.close()
+        raise DecodeError(path, f"says that it has {size}, more than the file holds; restore it")
     return source
 
 
