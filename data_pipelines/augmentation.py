@@ -11,14 +11,18 @@ import cv2
 
 from data_pipelines.mask_offset import displaced
 
+_WHOLE_SHIFTS = 0.4
+"""Fraction of the crops that ``whole_shift`` moves: pairs that lie as they are remain the most."""
+
 
 class Augmentation:
     """Augments pairs, each from a seed of its own, so that a run is repeatable whatever thread does the work.
 
     The numbers are those of the configuration's ``data.augmentation``: ``flip``, ``swap``, ``scale`` (fraction),
     ``rotate`` (degrees), ``brightness``, ``contrast``, ``gamma``, ``band_gain``, ``hue``, ``saturation``, ``noise``
-    (fractions), ``blur`` (pixels), ``jpeg`` (lowest quality or None), ``misregistration`` (pixels). 0, None and False
-    switch one off. ``swap`` leaves the mask as it is: it is for masks that say where something changed, not how.
+    (fractions), ``blur`` (pixels), ``jpeg`` (lowest quality or None), ``misregistration`` (pixels), ``whole_shift``
+    (whole pixels). 0, None and False switch one off. ``swap`` leaves the mask as it is: it is for masks that say where
+    something changed, not how.
     ``mask_offset`` is ``data.mask_offset``: whole pixels (right, down) by which masks lie away from what they mark,
     flipped or not.
     """
@@ -41,13 +45,14 @@ class Augmentation:
         blur: float = 0.0,
         jpeg: int | None = None,
         misregistration: float = 0.0,
+        whole_shift: int = 0,
         mask_offset: tuple[int, int] = (0, 0),
     ):
         if (hue or saturation) and bands != 3:
             raise ValueError(f"hue and saturation need 3 bands, the images have {bands}: set both to 0")
         if jpeg is not None and bands not in (1, 3):
             raise ValueError(f"jpeg needs 1 or 3 bands, the images have {bands}: set it to null")
-        self._swap, self._misregistration = swap, misregistration
+        self._swap, self._misregistration, self._whole_shift = swap, misregistration, whole_shift
         self._mask_offset = mask_offset
         self._geometry = lambda: A.Compose(_geometry(flip, scale, rotate), additional_targets={"after": "image"})
         self._photometry = lambda: A.Compose(
@@ -72,6 +77,8 @@ class Augmentation:
             before, after = after, before
         if self._misregistration:
             before = _shift(before, rng.uniform(-self._misregistration, self._misregistration, 2))
+        if self._whole_shift and rng.random() < _WHOLE_SHIFTS:
+            before = _shift(before, rng.integers(-self._whole_shift, self._whole_shift, 2, endpoint=True))
         if photometry.transforms:
             photometry.set_random_seed(int(rng.integers(2**31)))
             before = photometry(image=before)["image"]
@@ -133,7 +140,7 @@ def _photometry(
 def _shift(image: np.ndarray, by: np.ndarray) -> np.ndarray:
     """The image moved by (x, y) pixels, the border mirrored."""
     height, width, bands = image.shape
-    matrix = np.array([[1, 0, by[0]], [0, 1, by[1]]], np.float64)
+    matrix = np.array([[1, 0, by[0]], [0, 1, by[1]]], np.float64)  # whole pixels come out as they are
     # OpenCV warps at most four bands at a time
     parts = [
         cv2.warpAffine(

@@ -64,6 +64,12 @@ class AugmentationConfig(_Section):
     blur: float = Field(0.0, ge=0, le=10, description="largest deviation of Gaussian blur, in pixels")
     jpeg: int | None = Field(None, ge=5, le=100, description="lowest quality of JPEG compression; null: none")
     misregistration: float = Field(0.0, ge=0, le=32, description="shift of before against after by up to these pixels")
+    whole_shift: int = Field(
+        0,
+        ge=0,
+        le=32,
+        description="the same by whole pixels and of 2 crops in 5: for binarised images, whose edges must stay sharp",
+    )
 
 
 def _as_roots(value: Any) -> Any:

@@ -20,6 +20,7 @@ EVERYTHING = {
     "noise": 0.1,
     "blur": 2,
     "misregistration": 2,
+    "whole_shift": 3,
 }
 
 
@@ -164,6 +165,21 @@ def test_misregistration_moves_before_alone_and_by_no_more_than_asked():
         shifts.append(inner.mean(axis=(0, 1)) / 4)
     assert 1.5 < np.abs(shifts).max() < 2.2
     assert np.std(shifts, axis=0).min() > 0.7
+
+
+def test_a_whole_shift_moves_before_alone_by_whole_pixels_and_most_crops_not_at_all():
+    image, mask = noise(3), ROWS.astype(np.uint8)
+    steps = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+    inner = slice(8, -8), slice(8, -8)
+    found = []
+    for before, after, same in results(Augmentation(bands=3, whole_shift=2), image, image, mask, 600):
+        np.testing.assert_array_equal(after, image)
+        np.testing.assert_array_equal(same, mask)
+        of = [step for step in steps if np.array_equal(before[inner], np.roll(image, step, (0, 1))[inner])]
+        assert len(of) == 1
+        found += of
+    assert set(found) == set(steps)
+    assert 340 < found.count((0, 0)) < 420
 
 
 def test_misregistration_of_nine_bands_moves_all_of_them_alike():
