@@ -9,6 +9,8 @@ interrupted goes on.
     --set KEY=VALUE     over CONFIG, as often as wanted
     --group REGEX       pairs of whose names this part is the same are left out together: '^[a-z]+_[0-9]+'; given
                         several times: pairs whose names match the same one, such as those that show the same ground
+    --corner WxH        only the top left of pairs is left out, what lies right of it and below is trained on, as the
+                        literature tests on AirChange (784x448); pairs that are smaller are trained on always
     --site REGEX        F1 is also printed for pairs of which this part of the name is the same: '^[a-z]+'
 """
 
@@ -22,7 +24,9 @@ from pathlib import Path
 import numpy as np
 
 import segdiff
+from data_pipelines.decoding import read_image, read_info, read_mask
 from data_pipelines.layouts import Pair, find_pairs
+from data_pipelines.published.files import write_image
 from data_pipelines.validation import check
 from segdiff.config import load_config
 from segdiff.inference.evaluation import Truth
@@ -31,8 +35,28 @@ ROOT = Path(__file__).resolve().parents[2]
 BINS = 1024
 
 
-def train_without(group: str, pairs: list[Pair], left_out: list[Pair], arguments: argparse.Namespace) -> Path:
-    """The run of a training on all pairs but those that are left out; its val split are these."""
+def cut(pair: Pair, width: int, height: int, folder: Path) -> tuple[Pair, list[Pair]]:
+    """The top left of a pair, and what lies right of it and below, written to `folder`."""
+    assert pair.mask is not None
+    windows = {
+        "corner": (slice(height), slice(width)),
+        "right": (slice(height), slice(width, None)),
+        "below": (slice(height, None), slice(None)),
+    }
+    before, after, mask = read_image(pair.before), read_image(pair.after), read_mask(pair.mask)
+    parts = {}
+    for part, window in windows.items():
+        name = f"{pair.name}_{part}"
+        paths = [folder / role / f"{name}.png" for role in ("A", "B", "label")]
+        for path, image in zip(paths, (before, after, mask), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, image[window])
+        parts[part] = Pair(name, *paths, pair.split)
+    return parts["corner"], [parts["right"], parts["below"]]
+
+
+def train_without(group: str, trained: list[Pair], left_out: list[Pair], arguments: argparse.Namespace) -> Path:
+    """The run of a training on some pairs; its val split are those that are left out."""
     run = arguments.out / group
     if (run / "metrics.json").is_file():
         return run
@@ -40,14 +64,15 @@ def train_without(group: str, pairs: list[Pair], left_out: list[Pair], arguments
     with table.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["before", "after", "mask", "split"])
-        for pair in pairs:
-            split = "val" if pair in left_out else "train"
-            rows.writerow([pair.before.resolve(), pair.after.resolve(), pair.mask.resolve(), split])
+        for split, pairs in (("train", trained), ("val", left_out)):
+            rows.writerows(
+                [*(path.resolve() for path in (pair.before, pair.after, pair.mask)), split] for pair in pairs
+            )
     command = [sys.executable, "-m", "segdiff", "train", arguments.config, "--out", str(run), "--quiet"]
     overrides = [*arguments.set, f"data.root={table}"]
     ready = ROOT / "configs" / f"{arguments.config}.yaml"
     config = load_config(ready if ready.is_file() else Path(arguments.config), overrides)
-    crops = config.train.epochs * (config.train.crops_per_epoch or len(pairs) - len(left_out))
+    crops = config.train.epochs * (config.train.crops_per_epoch or len(trained))
     overrides += ["train.epochs=1", f"train.crops_per_epoch={crops}", "inference.post_processing=none"]
     resume = ["--resume"] if run.exists() else []
     subprocess.run([*command, *(part for one in overrides for part in ("--set", one)), *resume], check=True)
@@ -79,6 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--group", action="append", default=[], metavar="REGEX")
+    parser.add_argument("--corner", type=lambda text: tuple(map(int, text.split("x"))), metavar="WxH")
     parser.add_argument("--site", default=".*", metavar="REGEX")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -98,11 +124,16 @@ def main() -> None:
 
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(left_out_with(pair.name), []).append(pair)
-    counts = {
-        group: counts_by_threshold(train_without(group, pairs, members, arguments), members, truth)
-        for group, members in groups.items()
-    }
+        info = read_info(pair.before)
+        if not arguments.corner or (info.width > arguments.corner[0] and info.height > arguments.corner[1]):
+            groups.setdefault(left_out_with(pair.name), []).append(pair)
+    counts = {}
+    for group, members in groups.items():
+        left_out, trained = members, [pair for pair in pairs if pair not in members]
+        if arguments.corner:
+            parts = [cut(pair, *arguments.corner, arguments.out / f"{group}_cut") for pair in members]
+            left_out, trained = [corner for corner, _ in parts], trained + [rest for _, both in parts for rest in both]
+        counts[group] = counts_by_threshold(train_without(group, trained, left_out, arguments), left_out, truth)
     sums = {group: sum(members.values()) for group, members in counts.items()}
     sites: dict[str, np.ndarray] = {}
     print(f"{'pair':24}{'threshold':>10}{'F1':>8}{'best':>8}")
