@@ -5,6 +5,7 @@ Pillow rather than OpenCV: it gives a palette as its indices, and a truncated fi
 
 import errno
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from PIL import ExifTags, Image, ImageOps
+from rasterio._err import CPLE_BaseError  # no public name for it
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Compression
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -36,6 +38,9 @@ TRANSPARENT = "its alpha is not opaque: flatten it, or mark the band as no alpha
 TIFF_SUFFIXES = (".tif", ".tiff")
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES_ALLOWED = "grey, RGB, either with alpha, palette, 1-bit"
+_LARGE_BLOCK = 1 << 28
+"""Bytes of a strip or tile that are more than any real one has, but for the strips of huge files."""
+
 _STRIP_BYTES = 16 * 2**20
 
 
@@ -125,7 +130,11 @@ def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
 
 def dataset_info(source: Any) -> ImageInfo:
     """`read_info` of a dataset that rasterio has open."""
-    return _tiff_info(Path(source.name), source)
+    path = Path(source.name)
+    try:
+        return _tiff_info(path, source)
+    except CPLE_BaseError as error:  # GDAL's, of a damaged header that it reads when it is asked for a part of it
+        raise DecodeError(path, f"damaged: {cause_of(error, source.name)}; restore it") from error
 
 
 def array_with_bands(label: str, image: np.ndarray, bands: int) -> np.ndarray:
@@ -359,9 +368,9 @@ def open_tiff(path: Path) -> Any:
         pages = len(source.subdatasets)
         source.close()
         raise DecodeError(path, f"{pages} pages; store each page as a file of its own")
-    # A damaged width: GDAL would make room for rows of as many pixels before it finds that they are not there.
-    block = source.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=1)
-    if block and not is_packed(path) and int(block) > path.stat().st_size:
+    # A damaged width of an uncompressed file: GDAL would make room for rows of so many pixels before it misses them.
+    block = math.prod(source.block_shapes[0]) * source.count * np.dtype(source.dtypes[0]).itemsize
+    if source.compression is None and block > _LARGE_BLOCK and not is_packed(path) and block > path.stat().st_size:
         size = f"{source.width} x {source.height} pixels (width x height)"
         source.close()
         raise DecodeError(path, f"says that it has {size}, more than the file holds; restore it")

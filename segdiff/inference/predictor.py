@@ -51,6 +51,12 @@ from segdiff.model_files import Augmentation, ModelError, PostProcessing, Settin
 _BATCH_PIXELS = 8 * 256 * 256
 """Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
 
+_LARGEST_ENLARGEMENT = 32
+"""Of an image for a model of a finer resolution: 10 m for one of 0.5 m is within it, a wrong unit is not."""
+
+_LONGEST_SIDE = 1 << 21
+"""Pixels: where a row has more, those of one row of tiles do not fit into memory."""
+
 _READ_AHEAD = 4
 """Pairs that are read, at most, before their turn."""
 
@@ -425,10 +431,11 @@ class Detector:
     ) -> None:
         """Raises ValueError, in one line, on options of ``predict`` that are out of range."""
         if resolution is not None and not 0 < resolution < math.inf:
-            raise ValueError(f"resolution is {resolution}, it must be above 0: metres per pixel")
+            raise ValueError(f"resolution is {resolution}, it must be above 0 and finite: metres per pixel")
         if resolution is not None and self.settings.relative:
             raise ValueError(
-                f"resolution is {resolution:g}, and {self.path} takes images of any as they are: leave it out"
+                f"resolution is {resolution:g}, and {self.path} takes images of any resolution as they are: leave it "
+                "out"
             )
         if threshold is not None and not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}, it must lie above 0 and below 1")
@@ -443,13 +450,25 @@ class Detector:
         """Height and width that a pair has where its pixels are as large as those that the model was trained on.
 
         Its own where they differ by a quarter at most, or one of the two is not known. Raises DataError where the
-        pair's georeference contradicts the ``resolution`` given.
+        pair's georeference contradicts the ``resolution`` given, and where the pair would be enlarged beyond sense or
+        is too large.
         """
         own = own_resolution(pair.grid, resolution)
         target = target_resolution(own, self.settings.ground_resolution)
-        if own is None or target is None:
-            return pair.height, pair.width
-        return max(round(pair.height * own[1] / target), 1), max(round(pair.width * own[0] / target), 1)
+        height, width = pair.height, pair.width
+        if own is not None and target is not None:
+            if (times := max(own) / target) > _LARGEST_ENLARGEMENT:
+                raise DataError(
+                    f"{max(own):.3g} m a pixel would be enlarged {times:.0f} times for a model of {target:g} m, "
+                    f"allowed are {_LARGEST_ENLARGEMENT} times: correct --resolution, or take another model"
+                )
+            height, width = max(round(height * own[1] / target), 1), max(round(width * own[0] / target), 1)
+        if max(height, width) > _LONGEST_SIDE:
+            raise DataError(
+                f"{width} x {height} pixels (width x height) where {_LONGEST_SIDE} a side are allowed: restore it, or "
+                "cut it into parts"
+            )
+        return height, width
 
     def plan(
         self,

@@ -267,6 +267,22 @@ def test_a_header_of_more_pixels_than_the_file_holds_is_an_error_of_the_file(tmp
         read_image(path)
 
 
+@pytest.mark.parametrize("tag", [256, 257])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_damaged_size_is_read_or_an_error_of_the_file(tmp_path: Path, tag: int, tiled: bool):
+    path = tmp_path / "large.tif"
+    profile = {"driver": "GTiff", "width": 16, "height": 16, "count": 3, "dtype": "uint8", "tiled": tiled}
+    with rasterio.open(path, "w", **profile, **({"blockxsize": 16, "blockysize": 16} if tiled else {})) as file:
+        file.write(np.zeros((3, 16, 16), np.uint8))
+    content = bytearray(path.read_bytes())
+    at = content.index(struct.pack("<HHI", tag, 3, 1)) + 2
+    content[at : at + 10] = struct.pack("<HII", 4, 1, 2**31 - 17)
+    path.write_bytes(bytes(content))
+    with pytest.raises(DecodeError, match=r"large\.tif: ") as error:
+        read_image(path)
+    assert "\n" not in str(error.value)
+
+
 def tiff_bytes() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise(16, 16, 3)).save(buffer, "tiff")
