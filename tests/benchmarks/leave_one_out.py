@@ -2,9 +2,10 @@
 
 Trains CONFIG once for each pair of DATA (or group of pairs, --group) on all the others, and scores that pair. Nothing
 is chosen on the pair that is scored: all epochs are made one, so that there is no best one to take, and the threshold
-is that with the best F1 on the pairs that the other trainings left out. Prints F1 pair by pair, of each site and of all
-pixels together, and the threshold that is best over all. A training that is there is not repeated, and one that was
-interrupted goes on.
+is that with the best F1 on the pairs that the other trainings left out. Prints F1 at it pair by pair, F1 at the
+recipe's own threshold, the best F1 and where it lies, F1 of each site and of all pixels together, and the threshold
+that is best over all. Pairs of the split test are left alone. A training that is there is not repeated, one that was
+interrupted goes on, and one of something else is refused.
 
     --set KEY=VALUE     over CONFIG, as often as wanted
     --group REGEX       pairs of whose names this part is the same are left out together: '^[a-z]+_[0-9]+'; given
@@ -33,6 +34,13 @@ from segdiff.inference.evaluation import Truth
 
 ROOT = Path(__file__).resolve().parents[2]
 BINS = 1024
+
+
+def corner_size(text: str) -> tuple[int, int]:
+    """Width and height."""
+    if not (found := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; allowed is WIDTHxHEIGHT in pixels, such as 784x448")
+    return int(found[1]), int(found[2])
 
 
 def cut(pair: Pair, width: int, height: int, folder: Path) -> tuple[Pair, list[Pair]]:
@@ -104,14 +112,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--group", action="append", default=[], metavar="REGEX")
-    parser.add_argument("--corner", type=lambda text: tuple(map(int, text.split("x"))), metavar="WxH")
+    parser.add_argument("--corner", type=corner_size, metavar="WxH")
     parser.add_argument("--site", default=".*", metavar="REGEX")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = check(find_pairs(arguments.data))
     if report.faults or report.coding is None:
         parser.error(f"segdiff check {arguments.data} finds faults")
-    truth, pairs = Truth(report.coding, 2), list(report.data.pairs)
+    truth, pairs = Truth(report.coding, 2), [pair for pair in report.data.pairs if pair.split != "test"]
 
     def part(pattern: str, name: str) -> str:
         found = re.search(pattern, name)
@@ -127,6 +135,8 @@ def main() -> None:
         info = read_info(pair.before)
         if not arguments.corner or (info.width > arguments.corner[0] and info.height > arguments.corner[1]):
             groups.setdefault(left_out_with(pair.name), []).append(pair)
+    if not groups:
+        parser.error(f"no pair of {arguments.data} can be left out: none is larger than --corner")
     counts = {}
     for group, members in groups.items():
         left_out, trained = members, [pair for pair in pairs if pair not in members]
@@ -136,13 +146,15 @@ def main() -> None:
         counts[group] = counts_by_threshold(train_without(group, trained, left_out, arguments), left_out, truth)
     sums = {group: sum(members.values()) for group, members in counts.items()}
     sites: dict[str, np.ndarray] = {}
-    print(f"{'pair':24}{'threshold':>10}{'F1':>8}{'best':>8}")
+    own_threshold = segdiff.load(arguments.out / next(iter(groups))).settings.threshold
+    print(f"{'pair':24}{'threshold':>10}{'F1':>8}{f'at {own_threshold:g}':>10}{'best':>8}{'at':>8}")
     for group, members in counts.items():
         others = sum((one for name, one in sums.items() if name != group), np.zeros((2, BINS), np.int64))
         chosen = int(f1_by_threshold(others).argmax())
         for name, own in members.items():
             f1 = f1_by_threshold(own)
-            print(f"{name:24}{chosen / BINS:10.3f}{f1[chosen]:8.3f}{f1.max():8.3f}")
+            stored, best = f1[round(own_threshold * BINS)], int(f1.argmax())
+            print(f"{name:24}{chosen / BINS:10.3f}{f1[chosen]:8.3f}{stored:10.3f}{f1[best]:8.3f}{best / BINS:8.3f}")
             split = np.stack([own[:, :chosen].sum(axis=1), own[:, chosen:].sum(axis=1)], axis=1)
             for site in {part(arguments.site, name), "all"}:
                 sites[site] = sites.get(site, np.zeros((2, 2), np.int64)) + split
