@@ -17,6 +17,7 @@ interrupted goes on, and one of something else is refused.
 
 import argparse
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -65,10 +66,14 @@ def cut(pair: Pair, width: int, height: int, folder: Path) -> tuple[Pair, list[P
 
 def train_without(group: str, trained: list[Pair], left_out: list[Pair], arguments: argparse.Namespace) -> Path:
     """The run of a training on some pairs; its val split are those that are left out."""
-    run = arguments.out / group
+    run, table, asked = (arguments.out / f"{group}{ending}" for ending in ("", ".csv", ".json"))
+    members = {split: [str(pair.after) for pair in of] for split, of in (("train", trained), ("val", left_out))}
+    wanted = json.dumps({"config": arguments.config, "set": arguments.set, **members})
+    if run.exists() and (not asked.is_file() or asked.read_text() != wanted):
+        sys.exit(f"{run}: is a training of other pairs or options; give another --out, or remove it")
+    asked.write_text(wanted)
     if (run / "metrics.json").is_file():
         return run
-    table = arguments.out / f"{group}.csv"
     with table.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["before", "after", "mask", "split"])
