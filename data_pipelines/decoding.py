@@ -5,12 +5,11 @@ Pillow rather than OpenCV: it gives a palette as its indices, and a truncated fi
 
 import errno
 import io
-import math
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isclose
+from math import isclose, prod
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,9 @@ TRANSPARENT = "its alpha is not opaque: flatten it, or mark the band as no alpha
 TIFF_SUFFIXES = (".tif", ".tiff")
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _MODES_ALLOWED = "grey, RGB, either with alpha, palette, 1-bit"
+_GDAL_ERRORS = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
+"""What rasterio raises of a damaged file; the last where GDAL's message quotes its bytes."""
+
 _LARGE_BLOCK = 1 << 28
 """Bytes of a strip or tile that are more than any real one has, but for the strips of huge files."""
 
@@ -130,11 +132,7 @@ def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
 
 def dataset_info(source: Any) -> ImageInfo:
     """`read_info` of a dataset that rasterio has open."""
-    path = Path(source.name)
-    try:
-        return _tiff_info(path, source)
-    except CPLE_BaseError as error:  # GDAL's, of a damaged header that it reads when it is asked for a part of it
-        raise DecodeError(path, f"damaged: {cause_of(error, source.name)}; restore it") from error
+    return _tiff_info(Path(source.name), source)
 
 
 def array_with_bands(label: str, image: np.ndarray, bands: int) -> np.ndarray:
@@ -361,7 +359,7 @@ def open_tiff(path: Path) -> Any:
         raise DecodeError(path, "no such file")
     try:
         source = rasterio.open(name, driver="GTiff")
-    except RasterioError as error:
+    except _GDAL_ERRORS as error:
         problem = "unreadable" if _denied(error) else "not a TIFF, or damaged"
         raise DecodeError(path, f"{problem}: {cause_of(error, name)}; {mend_of(error)}") from error
     if source.subdatasets:
@@ -369,7 +367,7 @@ def open_tiff(path: Path) -> Any:
         source.close()
         raise DecodeError(path, f"{pages} pages; store each page as a file of its own")
     # A damaged width of an uncompressed file: GDAL would make room for rows of so many pixels before it misses them.
-    block = math.prod(source.block_shapes[0]) * source.count * np.dtype(source.dtypes[0]).itemsize
+    block = prod(source.block_shapes[0]) * source.count * np.dtype(source.dtypes[0]).itemsize
     if source.compression is None and block > _LARGE_BLOCK and not is_packed(path) and block > path.stat().st_size:
         size = f"{source.width} x {source.height} pixels (width x height)"
         source.close()
@@ -378,6 +376,13 @@ def open_tiff(path: Path) -> Any:
 
 
 def _tiff_info(path: Path, source: Any) -> ImageInfo:
+    try:
+        return _header(path, source)
+    except _GDAL_ERRORS as error:  # of a header that GDAL reads no sooner than it is asked for a part of it
+        raise DecodeError(path, f"damaged: {cause_of(error, source.name)}; restore it") from error
+
+
+def _header(path: Path, source: Any) -> ImageInfo:
     # GDAL turns CMYK into RGBA of its own making, and says so only in this tag.
     if source.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") == "CMYK":
         raise DecodeError(path, f"colours of the kind CMYK; allowed: {_MODES_ALLOWED}; convert it to RGB")
@@ -422,7 +427,7 @@ def _tiff_window(path: Path, source: Any, window: Window) -> np.ndarray:
     """rows x columns x C as stored."""
     try:
         stored = source.read(window=window)
-    except RasterioError as error:
+    except _GDAL_ERRORS as error:
         raise DecodeError(path, f"unreadable or cut short: {cause_of(error, source.name)}; restore it") from error
     except MemoryError as error:  # of a damaged header, mostly
         size = f"{source.width} x {source.height} pixels (width x height)"

@@ -269,11 +269,9 @@ def test_a_header_of_more_pixels_than_the_file_holds_is_an_error_of_the_file(tmp
 
 @pytest.mark.parametrize("tag", [256, 257])
 @pytest.mark.parametrize("tiled", [False, True])
-def test_a_damaged_size_is_read_or_an_error_of_the_file(tmp_path: Path, tag: int, tiled: bool):
-    path = tmp_path / "large.tif"
-    profile = {"driver": "GTiff", "width": 16, "height": 16, "count": 3, "dtype": "uint8", "tiled": tiled}
-    with rasterio.open(path, "w", **profile, **({"blockxsize": 16, "blockysize": 16} if tiled else {})) as file:
-        file.write(np.zeros((3, 16, 16), np.uint8))
+def test_a_damaged_size_is_an_error_of_the_file(tmp_path: Path, tag: int, tiled: bool):
+    tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16} if tiled else {}
+    path = save_tiff(tmp_path / "large.tif", np.zeros((3, 16, 16), np.uint8), **tiles)
     content = bytearray(path.read_bytes())
     at = content.index(struct.pack("<HHI", tag, 3, 1)) + 2
     content[at : at + 10] = struct.pack("<HII", 4, 1, 2**31 - 17)
@@ -281,6 +279,19 @@ def test_a_damaged_size_is_read_or_an_error_of_the_file(tmp_path: Path, tag: int
     with pytest.raises(DecodeError, match=r"large\.tif: ") as error:
         read_image(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [read_info, read_image, read_mask])
+def test_a_damaged_georeference_is_an_error_of_the_file(tmp_path: Path, read):
+    path = save_tiff(tmp_path / "place.tif", np.zeros((1, H, W), np.uint8), "EPSG:32631")
+    content = path.read_bytes()
+    zone, name = struct.pack("<HHHH", 3072, 0, 1, 32631), b"WGS 84 / UTM zone 31N"  # the CRS, and its name in words
+    assert zone in content
+    assert name in content
+    content = content.replace(zone, struct.pack("<HHHH", 3072, 0, 1, 32564))  # which is none: GDAL quotes the name
+    path.write_bytes(content.replace(name, b"WGS 84 / UTM \xdeone 31N"))
+    with pytest.raises(DecodeError, match=r"place\.tif: .*damaged: .*restore it"):
+        read(path)
 
 
 def tiff_bytes() -> bytes:
