@@ -22,9 +22,8 @@ class Augmentation:
     ``rotate`` (degrees), ``brightness``, ``contrast``, ``gamma``, ``band_gain``, ``hue``, ``saturation``, ``noise``
     (fractions), ``blur`` (pixels), ``jpeg`` (lowest quality or None), ``misregistration`` (pixels), ``whole_shift``
     (whole pixels). 0, None and False switch one off. ``swap`` leaves the mask as it is: it is for masks that say where
-    something changed, not how.
-    ``mask_offset`` is ``data.mask_offset``: whole pixels (right, down) by which masks lie away from what they mark,
-    flipped or not.
+    something changed, not how. ``mask_offset`` is ``data.mask_offset``: whole pixels (right, down) by which masks lie
+    away from what they mark, flipped or not.
     """
 
     def __init__(

@@ -228,9 +228,8 @@ def test_arrays_without_a_pixel_are_refused(shape, bands):
 
 
 def test_a_ground_resolution_is_refused():
-    with pytest.raises(
-        ValueError, match=r"resolution is 0\.5, and .* takes images of any resolution as they are: leave"
-    ):
+    said = r"resolution is 0\.5, and .* takes images of any resolution as they are: leave it out"
+    with pytest.raises(ValueError, match=said):
         detector().predict(scene(), scene(), resolution=0.5)
 
 
