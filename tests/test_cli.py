@@ -139,6 +139,7 @@ WRONG_CALLS = {
     "synth {} --size 63": ["--size", "64"],
     "check {} --what": ["--what"],
     "predict m a b --out {} --threshold 1.5": ["--threshold", "1"],
+    "predict m a b --out {} --tta d8": ["'--tta': 'd8' is not one of", "multiscale", "segdiff predict --help"],
     "train nowhere.yaml": ["nowhere.yaml", "ready are", "demo"],
     "train demo --set data.crp=64": ["data.crp", "64", "did you mean crop?"],
     "train demo --set train.learnig_rate=1": ["train.learnig_rate", "did you mean learning_rate?"],

@@ -33,7 +33,8 @@ def status_of(error: Exception, *, as_json: bool) -> int:
     line = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _USAGE_ERROR):
         command = error.ctx.command_path if error.ctx else "segdiff"
-        complain(f"{' '.join(error.format_message().split()).rstrip('.')}; see {command} --help")
+        message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")  # pydantic's words
+        complain(f"{message}; see {command} --help")
         return WRONG_CALL
     if isinstance(error, DataError):
         complain(line)

@@ -435,9 +435,9 @@ def _divide(indices: list[int], config: Config, root: Path) -> tuple[list[int], 
 
 
 def _classes(config: Config, found: list[int]) -> tuple[str, ...]:
-    if config.data.binary:
-        return ("background", "change")
     names, most = config.data.classes, max(found)
+    if config.data.binary:
+        return names if names is not None and len(names) == 2 else ("background", "change")
     if names is not None:
         if len(names) < most:
             raise ConfigError(f"data.classes: names {len(names)} classes, the masks hold {most}: 0 to {most - 1}")

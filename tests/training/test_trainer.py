@@ -244,6 +244,19 @@ def test_before_and_after_are_not_swapped_where_kinds_of_change_are_told_apart(t
             quiet_train(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (None, ("background", "change")),
+        (["unchanged", "changed"], ("unchanged", "changed")),
+        (["none", "built", "demolished"], ("background", "change")),
+    ],
+)
+def test_two_names_are_taken_of_binary_change_too(scenes, names, taken):
+    data = read_data(configured(scenes, data__classes=names, data__binary=True), lambda line: None)
+    assert data.classes == taken
+
+
 def test_weights_that_cannot_be_had_are_refused_in_one_line(scenes, tmp_path):
     config = configured(
         scenes, model__encoder={"name": "resnet18", "channels": [16, 32, 64, 128], "weights": "imagenet"}
