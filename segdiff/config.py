@@ -96,7 +96,9 @@ class DataConfig(_Section):
     )
     bands: int = Field(3, ge=1, le=64, description="bands of the images; grey and RGB are brought to each other")
     binary: bool = Field(False, description="every class but 0 is the change")
-    classes: tuple[str, ...] | None = Field(None, min_length=2, description="names of the classes, 0 first; with binary two, or they are not taken")
+    classes: tuple[str, ...] | None = Field(
+        None, min_length=2, description="names of the classes, 0 first; with binary two, or they are not taken"
+    )
     ignore: int | None = Field(None, ge=1, le=255, description="mask value of pixels without truth")
     mask_offset: tuple[Annotated[int, Field(ge=-16, le=16)], Annotated[int, Field(ge=-16, le=16)]] = Field(
         (0, 0), description="pixels right and down by which masks lie away from what they mark; flips then keep it"
