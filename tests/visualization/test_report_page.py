@@ -182,14 +182,20 @@ def test_filters_filter(open_report, small):
 
 def test_a_bar_of_the_histogram_shows_its_pairs(open_report, small):
     page = open_report(small)
-    bar = page.get_by_role("button", name="more than 3 % to 10 % changed: 1 pairs")
+    bar = page.get_by_role("button", name="more than 3 % to 10 % changed: 1 pair;")
     bar.click()
     assert (page.names, bar.get_attribute("aria-pressed")) == (["a"], "true")
     bar.click()
     assert (len(page.names), bar.get_attribute("aria-pressed")) == (5, "false")
-    page.get_by_role("button", name="no change: 1 pairs").click()
+    page.get_by_role("button", name="no change: 1 pair;").click()
     assert page.names == ["c"]
     assert page.get_by_role("button", name="more than 30 % to 100 % changed").is_disabled()
+
+
+def test_one_pair_is_one_pair(open_report, tmp_path):
+    folder = write_folder(tmp_path / "out", [row_of("a", 0.05)])
+    write_report(folder)
+    assert open_report(folder).shown == "1 pair"
 
 
 def test_sorting_sorts(open_report, small, scored):

@@ -50,9 +50,9 @@
     const order = ORDERS[asked.sort];
     // sorting is stable: what ties stays in the order of the names
     shown = alphabetical.filter(fits).sort((a, b) => order(a, b) || 0);
-    const all = number.format(pairs.length);
+    const all = `${number.format(pairs.length)} ${pairs.length === 1 ? "pair" : "pairs"}`;
     document.getElementById("shown").textContent =
-      shown.length === pairs.length ? `${all} pairs` : `${number.format(shown.length)} of ${all} pairs`;
+      shown.length === pairs.length ? all : `${number.format(shown.length)} of ${all}`;
     for (const bar of bars) {
       bar.setAttribute("aria-pressed", asked.from === bar.dataset.from && asked.to === bar.dataset.to);
     }
