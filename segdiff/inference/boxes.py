@@ -18,19 +18,29 @@ class Boxes:
 
     `corners` is float64 N x 4: x1, y1, x2, y2 in pixels, x to the right and y down, measured at the edges of pixels. So
     x2 and y2 are excluded: the box of the pixel in row 3 and column 5 is 5, 3, 6, 4. `classes` are class indices, int64
-    N; `scores` are 0..1, float64 N, and 1 for true objects.
+    N; `scores` are 0..1, float64 N, and 1 for true objects. `class_scores`, float64 N x K, are those that each box has
+    as one of every class, `scores` among them; None where no more is known than `scores`.
     """
 
     corners: np.ndarray
     classes: np.ndarray
     scores: np.ndarray
+    class_scores: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def take(self, chosen: np.ndarray) -> "Boxes":
         """The boxes that `chosen`, bool N or indices, names."""
-        return Boxes(self.corners[chosen], self.classes[chosen], self.scores[chosen])
+        class_scores = None if self.class_scores is None else self.class_scores[chosen]
+        return Boxes(self.corners[chosen], self.classes[chosen], self.scores[chosen], class_scores)
+
+    def as_every_class(self) -> "Boxes":
+        """Each box once for every class but 0 of which it has a score above 0: what a detector ranks."""
+        if self.class_scores is None:
+            return self
+        box, kind = np.nonzero(self.class_scores[:, 1:])
+        return Boxes(self.corners[box], kind + 1, self.class_scores[box, kind + 1])
 
 
 def find_boxes(
@@ -48,7 +58,8 @@ def find_boxes(
     that of the region's own pixels, `pad` pixels wider on each side and clipped to the image. Regions of fewer than
     `minimum_area` pixels of their own are left out, and so are those more than half of whose pixels are `unknown`, bool
     H x W. The score is the mean `probability` of the region's class over its pixels: float H x W of change, or
-    H x W x K of the classes; without it, 1. Raises ValueError on shapes that differ and options out of range.
+    H x W x K of the classes, by which the box has `class_scores` too; without it, 1. Raises ValueError on shapes that
+    differ and options out of range.
     """
     if pad < 0:
         raise ValueError(f"pad is {pad} pixels: it must be 0 or more")
@@ -67,15 +78,17 @@ def find_boxes(
         np.maximum.at(most[axis], region, places)
     size = np.array([mask.shape[::-1]]).T
     corners = np.concatenate([np.maximum(least - pad, 0), np.minimum(most + 1 + pad, size)]).T.astype(np.float64)
-    if probability is None:
-        scores = np.ones(count)
-    else:
-        own = probability[rows, columns] if probability.ndim == 2 else probability[rows, columns, mask[rows, columns]]
-        scores = np.bincount(region, own, minlength=count) / areas
+    scores, class_scores = np.ones(count), None
+    if probability is not None and probability.ndim == 2:
+        scores = np.bincount(region, probability[rows, columns], minlength=count) / areas
+    elif probability is not None:
+        sums = [np.bincount(region, of_class, minlength=count) for of_class in probability[rows, columns].T]
+        class_scores = np.stack(sums, axis=1) / areas[:, None]
+        scores = class_scores[np.arange(count), classes]
     kept = areas >= minimum_area
     if unknown is not None:
         kept &= np.bincount(region, unknown[rows, columns], minlength=count) * 2 <= areas
-    return Boxes(corners, classes, scores).take(kept)
+    return Boxes(corners, classes, scores, class_scores).take(kept)
 
 
 def label_regions(mask: np.ndarray, *, join: int = 0) -> tuple[np.ndarray, np.ndarray]:

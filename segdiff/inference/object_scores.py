@@ -19,8 +19,10 @@ class ObjectScoreboard:
         self.classes, self.options = tuple(classes), options
         self._supports: list[np.ndarray] = []
         """True objects of each class in each pair."""
-        self._found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        """Class, score and whether it is right of the objects of each pair."""
+        self._found: list[_Matched] = []
+        """The objects of each pair."""
+        self._ranked: list[_Matched] = []
+        """Each of them once for every class, by its score as one of that class."""
 
     def add(self, prediction: Prediction, truth: np.ndarray, boxes: Boxes | None = None) -> dict[str, float]:
         """Counts a pair; returns the scores of this pair alone, over all classes.
@@ -40,9 +42,11 @@ class ObjectScoreboard:
             true = find_boxes(np.where(unknown, np.uint8(0), truth), **way)
         else:
             true = boxes.take(np.array([not _mostly(unknown, corners) for corners in boxes.corners], bool))
-        right = match_boxes(found, true, self.options.iou)
+        right = match_boxes(found, true, options.iou)
         self._supports.append(np.bincount(true.classes, minlength=len(self.classes)))
         self._found.append((found.classes, found.scores, right))
+        ranked = found.as_every_class()
+        self._ranked.append((ranked.classes, ranked.scores, match_boxes(ranked, true, options.iou)))
         return {f"object_{name}": value for name, value in _rates(len(true), len(found), int(right.sum())).items()}
 
     def scores(self) -> dict[str, Any]:
@@ -52,30 +56,37 @@ class ObjectScoreboard:
         classes that have true objects; `classes` holds the same by class, with `ap`. `support` counts the true objects,
         `found` those of the model and `right` the right ones among these. A rate whose denominator is 0 is 0; `ap` and
         `map` are None where there are no true objects.
+
+        For the AP of a class every region is one of it, with the mean probability of that class over its pixels: one
+        that is called open, 0.6, and may be a mousebite, 0.4, stands in the curves of both. So it is with detectors,
+        which give each box a score of every class, and whose published mAPs are found so. The other rates are of what
+        the mask says.
         """
-        supports, _, (kinds, scores, right) = self._counted()
-        return _scores(self.classes, supports.sum(axis=0), kinds, scores, right)
+        supports = np.array(self._supports, np.int64).reshape(-1, len(self.classes)).sum(axis=0)
+        return _scores(self.classes, supports, _together(self._found), _together(self._ranked))
 
     def intervals(self) -> dict[str, list[float] | None]:
         """The intervals of `precision`, `recall`, `f1` and `map` over the pairs, see `interval`; None: it has none."""
-        supports, pair_of, columns = self._counted()
+        supports = np.array(self._supports, np.int64).reshape(-1, len(self.classes))
         drawn = [
-            _scores(self.classes, times @ supports, *(np.repeat(values, times[pair_of]) for values in columns))
+            _scores(self.classes, times @ supports, _together(self._found, times), _together(self._ranked, times))
             for times in (drawn_pairs(len(supports)) if len(supports) > 1 else ())
         ]
         known = {name: [one[name] for one in drawn if one[name] is not None] for name in _WITH_INTERVALS}
         return {name: interval(np.array(values)) if values else None for name, values in known.items()}
 
-    def _counted(self) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """True objects by pair and class, and of each object found its pair and its class, score and whether right."""
-        supports = np.array(self._supports, np.int64).reshape(-1, len(self.classes))
-        pair_of = np.repeat(np.arange(len(self._found)), [len(right) for *_, right in self._found])
-        kinds, scores, right = (np.concatenate(parts) for parts in zip(_NOTHING, *self._found, strict=True))
-        return supports, pair_of.astype(np.int64), (kinds, scores, right)
 
-
+_Matched = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of N objects their classes, their scores and whether they are right."""
 _WITH_INTERVALS = ("precision", "recall", "f1", "map")
-_NOTHING = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
+
+
+def _together(pairs: Sequence[_Matched], times: np.ndarray | None = None) -> _Matched:
+    """The objects of all pairs, of each pair so many times; None: once."""
+    nothing = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
+    taken = pairs if times is None else [pairs[k] for k in np.repeat(np.arange(len(pairs)), times).tolist()]
+    kinds, scores, right = (np.concatenate(parts) for parts in zip(nothing, *taken, strict=True))
+    return kinds, scores, right
 
 
 def match_boxes(found: Boxes, true: Boxes, iou: float) -> np.ndarray:
@@ -121,15 +132,16 @@ def average_precision(scores: np.ndarray, right: np.ndarray, support: int) -> fl
     return float(np.sum(np.diff(recall, prepend=0) * highest))
 
 
-def _scores(
-    names: Sequence[str], supports: np.ndarray, kinds: np.ndarray, scores: np.ndarray, right: np.ndarray
-) -> dict[str, Any]:
+def _scores(names: Sequence[str], supports: np.ndarray, found: _Matched, ranked: _Matched) -> dict[str, Any]:
+    """`found` as the mask says, for the rates, and `ranked` as one of every class, for the AP."""
+    kinds, _, right = found
+    ranked_kinds, scores, ranked_right = ranked
     classes = {}
     for index, name in enumerate(names[1:], start=1):
-        own, support = kinds == index, int(supports[index])
+        own, support = ranked_kinds == index, int(supports[index])
         classes[name] = {
-            **_counts(support, right[own]),
-            "ap": average_precision(scores[own], right[own], support) if support else None,
+            **_counts(support, right[kinds == index]),
+            "ap": average_precision(scores[own], ranked_right[own], support) if support else None,
         }
     precisions = [entry["ap"] for entry in classes.values() if entry["ap"] is not None]
     mean = float(np.mean(precisions)) if precisions else None

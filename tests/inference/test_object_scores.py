@@ -193,6 +193,21 @@ def test_two_pairs_by_hand():
     assert found["map"] == pytest.approx(((1 + 2 / 3) / 3 + 1 + 0) / 3), "over the classes that have true objects"
 
 
+def test_a_region_of_the_wrong_class_stands_in_the_curve_of_the_right_one():
+    """Two of three regions are called what they are not, with half the probability, and their own class is next."""
+    board = ObjectScoreboard(("none", "one", "two"), ObjectOptions(iou=0.5))
+    probability = np.zeros((20, 60, 3), np.float32)
+    probability[0:4, 0:4], probability[0:4, 30:34] = (0.0, 0.9, 0.1), (0.1, 0.4, 0.5)
+    probability[10:14, 0:4] = (0.2, 0.5, 0.3)
+    found = squares((0, 0, 1), (0, 30, 2), (10, 0, 1))
+    own = board.add(prediction(found, probability), squares((0, 0, 1), (0, 30, 1), (10, 0, 2)))
+    assert own == {"object_precision": 1 / 3, "object_recall": 1 / 3, "object_f1": 1 / 3}, "what the mask says"
+    scores = board.scores()
+    assert (scores["found"], scores["right"]) == (3, 1)
+    assert scores["classes"]["one"]["ap"] == pytest.approx((1 + 2 / 3) / 2), ".9 right, .5 wrong, .4 right"
+    assert scores["classes"]["two"]["ap"] == pytest.approx(1 / 2), ".5 wrong, .3 right, .1 wrong"
+
+
 def test_nothing_counted_has_no_curve():
     board = ObjectScoreboard(BINARY, ObjectOptions())
     assert board.scores()["map"] is None
@@ -206,7 +221,7 @@ def test_equal_masks_are_perfect_whatever_makes_the_boxes(seed, join, pad, minim
     mask = np.random.default_rng(seed).choice([0, 0, 0, 0, 0, 1, 2], (24, 32)).astype(np.uint8)
     options = ObjectOptions(iou=0.99, join=join, pad=pad, minimum_area=minimum_area)
     board = ObjectScoreboard(("none", "one", "two"), options)
-    board.add(prediction(mask, np.ones((24, 32, 3), np.float32)), mask)
+    board.add(prediction(mask, np.eye(3, dtype=np.float32)[mask]), mask)
     scores = board.scores()
     count = len(find_boxes(mask, join=join, pad=pad, minimum_area=minimum_area))
     assert scores["support"] == scores["found"] == scores["right"] == count
@@ -256,7 +271,7 @@ def test_the_true_masks_of_real_boards_find_their_true_boxes(shared: Path):
     for pair in pairs:
         assert pair.mask is not None
         mask = read_mask(pair.mask)
-        several.add(prediction(mask, np.ones((*mask.shape, 7), np.float32)), mask, boxes[pair.name])
+        several.add(prediction(mask, np.eye(7, dtype=np.float32)[mask]), mask, boxes[pair.name])
         change = (mask > 0).astype(np.uint8)
         binary.add(prediction(change), change, as_change[pair.name])
     scores = several.scores()
