@@ -342,6 +342,7 @@ class ObjectsConfig(_Section):
     join: int = Field(0, ge=0, le=64, description="regions whose dilations by so many pixels touch are one object")
     pad: int = Field(0, ge=0, description="pixels that a box is wider than its region, on each side")
     minimum_area: int = Field(1, ge=1, description="objects of fewer pixels are left out")
+    minimum_score: float = Field(0.0, ge=0, le=1, description="objects of a lower score are not counted as found")
 
 
 def _word_or_section(value: Any) -> str:

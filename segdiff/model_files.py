@@ -74,15 +74,19 @@ class ObjectOptions:
     """What an object is and when it is right. Raises ValueError, in one line, on a value out of range.
 
     An object is right where its class is right and its IoU with a true object's box exceeds `iou`, 0..1 without 1.
-    `join`, `pad` and `minimum_area`, in pixels, are those of `find_boxes`.
+    `join`, `pad` and `minimum_area`, in pixels, are those of `find_boxes`. Objects of a score below `minimum_score`,
+    0..1, are not counted as found; the average precision, which is over all scores, ranks them with the others.
     """
 
     iou: float = 0.33
     join: int = 0
     pad: int = 0
     minimum_area: int = 1
+    minimum_score: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.minimum_score <= 1:
+            raise ValueError(f"minimum_score is {self.minimum_score}, it must be 0 to 1")
         if not 0 <= self.iou < 1:
             raise ValueError(f"iou is {self.iou}, it must be 0 or more and below 1: objects are right above it")
         for name, lowest in (("join", 0), ("pad", 0), ("minimum_area", 1)):

@@ -584,7 +584,7 @@ def test_evaluate_scores_the_objects_of_what_it_writes(segdiff_command, here, ti
 def test_what_an_object_is_the_model_says_where_the_call_does_not(here, tiny_run, tmp_path):
     run = copy_of(tiny_run.run, tmp_path / "run")
     model = load_model(run)
-    own = ObjectOptions(iou=0.2, join=9, pad=1, minimum_area=4)
+    own = ObjectOptions(iou=0.2, join=9, pad=1, minimum_area=4, minimum_score=0.6)
     model.settings = replace(model.settings, objects=own)
     save_detector(model, run / "model.keras")
 
@@ -595,7 +595,7 @@ def test_what_an_object_is_the_model_says_where_the_call_does_not(here, tiny_run
         assert (status, err) == (0, "")
         return json.loads(printed)["objects"]
 
-    given = ("--iou", "0.2", "--join", "9", "--pad", "1", "--minimum-area", "4")
+    given = ("--iou", "0.2", "--join", "9", "--pad", "1", "--minimum-area", "4", "--minimum-score", "0.6")
     expected = scored(tiny_run.run, *given)
     assert scored(run) == expected
     assert expected != scored(tiny_run.run)
@@ -612,7 +612,9 @@ def test_evaluate_without_objects_knows_none(here, tiny_run, tmp_path):
     assert "objects" not in json.loads(printed)
     assert json.loads((out / "metrics.json").read_text()) == json.loads(printed)
     assert not [column for column in rows_of(out)[0] if column.startswith("object_")]
-    for option in (("--iou", "0.5"), ("--join", "9"), ("--pad", "8"), ("--minimum-area", "12")):
+    for option in (
+        ("--iou", "0.5"), ("--join", "9"), ("--pad", "8"), ("--minimum-area", "12"), ("--minimum-score", "0.6")
+    ):  # fmt: skip
         status, _, err = here(*call, *option)
         assert status == 2
         require_one_line(err, option[0], "add --objects")

@@ -134,7 +134,8 @@ def test_tables_of_long_names_and_large_numbers_are_whole_at_80_columns():
     render_scores(console, {**scores, "split": "val"})  # as a training's own
     tables = shown.getvalue()
     render_objects(
-        console, {**objects, "iou": 0.33, "truth": "boxes", "join": 0, "pad": 0, "minimum_area": 1}
+        console,
+        {**objects, "iou": 0.33, "truth": "boxes", "join": 0, "pad": 0, "minimum_area": 1, "minimum_score": 0.25},
     )  # fmt: skip
     assert max(map(len, tables.splitlines())) <= 80
     assert "…" not in shown.getvalue()

@@ -46,7 +46,8 @@ def render_objects(console: Console, objects: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"objects right above an IoU of {objects['iou']:g} with those of the true {objects['truth']}; "
-        f"join {objects['join']}, pad {objects['pad']}, minimum area {objects['minimum_area']} pixels",
+        f"join {objects['join']}, pad {objects['pad']}, minimum area {objects['minimum_area']} pixels"
+        + (f"; found from a score of {objects['minimum_score']:g} on" if objects["minimum_score"] else ""),
         markup=False,
     )
     spans = {name: objects["intervals"][key] for name, key in (("F1", "f1"), ("mAP", "map"))}

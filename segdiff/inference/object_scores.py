@@ -20,9 +20,9 @@ class ObjectScoreboard:
         self._supports: list[np.ndarray] = []
         """True objects of each class in each pair."""
         self._found: list[_Matched] = []
-        """The objects of each pair."""
+        """The objects of each pair whose score is high enough."""
         self._ranked: list[_Matched] = []
-        """Each of them once for every class, by its score as one of that class."""
+        """All objects of each pair, each once for every class, by its score as one of that class."""
 
     def add(self, prediction: Prediction, truth: np.ndarray, boxes: Boxes | None = None) -> dict[str, float]:
         """Counts a pair; returns the scores of this pair alone, over all classes.
@@ -42,10 +42,10 @@ class ObjectScoreboard:
             true = find_boxes(np.where(unknown, np.uint8(0), truth), **way)
         else:
             true = boxes.take(np.array([not _mostly(unknown, corners) for corners in boxes.corners], bool))
+        ranked, found = found.as_every_class(), found.take(found.scores >= options.minimum_score)
         right = match_boxes(found, true, options.iou)
         self._supports.append(np.bincount(true.classes, minlength=len(self.classes)))
         self._found.append((found.classes, found.scores, right))
-        ranked = found.as_every_class()
         self._ranked.append((ranked.classes, ranked.scores, match_boxes(ranked, true, options.iou)))
         return {f"object_{name}": value for name, value in _rates(len(true), len(found), int(right.sum())).items()}
 
@@ -60,7 +60,7 @@ class ObjectScoreboard:
         For the AP of a class every region is one of it, with the mean probability of that class over its pixels: one
         that is called open, 0.6, and may be a mousebite, 0.4, stands in the curves of both. So it is with detectors,
         which give each box a score of every class, and whose published mAPs are found so. The other rates are of what
-        the mask says.
+        the mask says, down to the `minimum_score` of the options.
         """
         supports = np.array(self._supports, np.int64).reshape(-1, len(self.classes)).sum(axis=0)
         return _scores(self.classes, supports, _together(self._found), _together(self._ranked))

@@ -208,6 +208,21 @@ def test_a_region_of_the_wrong_class_stands_in_the_curve_of_the_right_one():
     assert scores["classes"]["two"]["ap"] == pytest.approx(1 / 2), ".5 wrong, .3 right, .1 wrong"
 
 
+def test_what_scores_too_low_is_not_found_but_stays_in_the_curve():
+    """.75 right, .5 right, .25 wrong."""
+    found = squares((0, 0, 1), (0, 30, 1), (10, 0, 1))
+    probability = np.zeros((20, 60), np.float32)
+    probability[0:4, 0:4], probability[0:4, 30:34], probability[10:14, 0:4] = 0.75, 0.5, 0.25
+    boards = []
+    for score in (0.0, 0.5, 0.51):
+        boards.append(ObjectScoreboard(BINARY, ObjectOptions(iou=0.5, minimum_score=score)))
+        own = boards[-1].add(prediction(found, probability), squares((0, 0, 1), (0, 30, 1)))
+        assert own["object_f1"] == boards[-1].scores()["f1"]
+    counts = [[board.scores()[key] for key in ("support", "found", "right")] for board in boards]
+    assert counts == [[2, 3, 2], [2, 2, 2], [2, 1, 1]]
+    assert [board.scores()["map"] for board in boards] == [1, 1, 1]
+
+
 def test_nothing_counted_has_no_curve():
     board = ObjectScoreboard(BINARY, ObjectOptions())
     assert board.scores()["map"] is None
@@ -253,7 +268,11 @@ def test_what_lies_mostly_without_truth_or_data_is_not_counted():
     assert counts(np.where(valid, mask, 0), hidden, None, valid) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("option", [{"iou": 1.0}, {"iou": -0.1}, {"join": -1}, {"pad": -1}, {"minimum_area": 0}])
+@pytest.mark.parametrize(
+    "option",
+    [{"iou": 1.0}, {"iou": -0.1}, {"join": -1}, {"pad": -1}, {"minimum_area": 0},
+     {"minimum_score": -0.1}, {"minimum_score": 1.1}],
+)  # fmt: skip
 def test_options_out_of_range_are_refused(option):
     ((name, value),) = option.items()
     with pytest.raises(ValueError, match=f"^{name} is {value}"):

@@ -144,7 +144,7 @@ def test_settings_survive_saving_and_keras_serialization(tmp_path):
     model.settings = Settings(
         names, threshold=0.25, tile=96, overlap=16, stride=2, post_processing=steps, ground_resolution=trained,
         mask_offset=(2, -1), test_time_augmentation="multiscale",
-        objects=ObjectOptions(0.5, join=9, pad=8, minimum_area=12),
+        objects=ObjectOptions(0.5, join=9, pad=8, minimum_area=12, minimum_score=0.65),
     )  # fmt: skip
     model.save(tmp_path / "model.keras")
     copies = [

@@ -53,7 +53,7 @@ def evaluate(
         typer.Option(
             "--objects",
             help="Also score objects: boxes of regions against true ones. The model says what an object is, where "
-            "--iou, --join, --pad and --minimum-area don't.",
+            "--iou, --join, --pad, --minimum-area and --minimum-score don't.",
         ),
     ] = False,
     iou: Annotated[
@@ -66,6 +66,9 @@ def evaluate(
         int | None, typer.Option(min=0, help="Pixels that a box is wider than its region, on each side.")
     ] = None,
     minimum_area: Annotated[int | None, typer.Option(min=1, help="Objects of fewer pixels are left out.")] = None,
+    minimum_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Objects of a lower score are not counted as found.")
+    ] = None,
     resolution: Resolution = None,
     post_processing: PostProcessed = None,
     ensemble: Ensemble = None,
@@ -82,14 +85,16 @@ def evaluate(
     from segdiff.config import ConfigError
     from segdiff.model_files import ObjectOptions
 
-    given = {"iou": iou, "join": join, "pad": pad, "minimum_area": minimum_area}
+    given = {
+        "iou": iou, "join": join, "pad": pad, "minimum_area": minimum_area, "minimum_score": minimum_score
+    }  # fmt: skip
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
         ObjectOptions(**asked)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if asked and not objects:
-        raise ConfigError("--iou, --join, --pad and --minimum-area are about objects; add --objects")
+        raise ConfigError("--iou, --join, --pad, --minimum-area and --minimum-score are about objects; add --objects")
     screen = Screen(as_json, quiet)
     scores = evaluate_model(
         screen, Path(model), data, split=split, out=out, ignore=ignore, overwrite=overwrite,
