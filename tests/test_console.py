@@ -123,6 +123,7 @@ def test_tables_of_long_names_and_large_numbers_are_whole_at_80_columns():
     counts = {"support": 1_234_567, "found": 123_456, "right": 1}
     names = ("background", "new residential building under construction", "water [red]")
     scores = {"classes": dict.fromkeys(names, rates), **rates, "kappa": -0.001, "accuracy": 1.0, "pairs": 3}
+    scores["confusion"] = [[9, 0, 1], [0, 0, 0], [1, 0, 9]]
     scores["intervals"] = {"f1": [0.4, 0.6]}
     objects = {"classes": {name: {**rates, "ap": None, **counts} for name in names[1:]}, **rates, "map": 0.5, **counts}
     objects["intervals"] = {"f1": [0.4, 0.6], "map": None}
@@ -140,4 +141,6 @@ def test_tables_of_long_names_and_large_numbers_are_whole_at_80_columns():
     assert max(map(len, tables.splitlines())) <= 80
     assert "…" not in shown.getvalue()
     assert "1,234,567" in shown.getvalue()
+    assert re.search(r"^new residential building +- +- +- +-", tables, re.MULTILINE), "neither true nor predicted"
+    assert re.search(r"^water \[red\] +0\.5000 +0\.2500", tables, re.MULTILINE)
     assert "water [red]" in shown.getvalue()

@@ -8,15 +8,16 @@ from rich.text import Text
 
 
 def render_scores(console: Console, scores: dict[str, Any]) -> None:
-    """The scores of pixels, by class where there are several of change."""
+    """The scores of pixels, by class where there are several of change; "-" of one neither true nor predicted."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("class" if len(scores["classes"]) > 2 else "")
     columns = ("f1", "iou", "precision", "recall")
     for column in (*columns, "kappa", "accuracy"):
         table.add_column({"f1": "F1", "iou": "IoU"}.get(column, column), justify="right")
     if len(scores["classes"]) > 2:
-        for name, values in list(scores["classes"].items())[1:]:
-            table.add_row(Text(name), *(f"{values[column]:.4f}" for column in columns), "", "")
+        for index, (name, values) in enumerate(list(scores["classes"].items())[1:], start=1):
+            pixels = sum(scores["confusion"][index]) + sum(row[index] for row in scores["confusion"])
+            table.add_row(Text(name), *(f"{values[column]:.4f}" if pixels else "-" for column in columns), "", "")
     label = "mean" if len(scores["classes"]) > 2 else "change"
     table.add_row(label, *(f"{scores[column]:.4f}" for column in (*columns, "kappa", "accuracy")), style="bold")
     console.print(table)

@@ -15,9 +15,9 @@ def confusion_scores(confusion) -> dict[str, Any]:
     """Scores of a confusion matrix K x K (true class down, predicted across; class 0 is no change), or ... x K x K.
 
     ``precision``, ``recall``, ``f1`` and ``iou`` are of the change: every class but 0 against 0 where K = 2; the means
-    over the classes of change where K > 2, in which case ``change_f1`` is change against none. ``kappa`` is
-    Cohen's, ``accuracy`` the overall accuracy. A score whose denominator is 0 is 0. Float64, one a
-    matrix; works on arrays and inside graphs.
+    over the classes of change where K > 2, in which case ``change_f1`` is change against none. A class that is neither
+    true nor predicted anywhere has no part in the means, as in scikit-learn. ``kappa`` is Cohen's, ``accuracy`` the
+    overall accuracy. A score whose denominator is 0 is 0. Float64, one a matrix; works on arrays and inside graphs.
     """
     matrix = ops.cast(confusion, "float64")
     classes = matrix.shape[-1]
@@ -27,7 +27,8 @@ def confusion_scores(confusion) -> dict[str, Any]:
     agreed = _divide(ops.sum(hit, axis=-1), total)
     chance = _divide(ops.sum(true * predicted, axis=-1), total * total)
     each = _class_scores(true, predicted, hit)
-    scores = {name: ops.mean(values[..., 1:], axis=-1) for name, values in each.items()}
+    present = (true + predicted)[..., 1:] > 0
+    scores = {name: _mean_of(values[..., 1:], present, axis=-1) for name, values in each.items()}
     if classes > 2:
         none = true[..., 0] + predicted[..., 0]
         scores["change_f1"] = _divide(2 * (total - none + matrix[..., 0, 0]), 2 * total - none)
@@ -50,6 +51,12 @@ def _class_scores(true, predicted, hit) -> dict[str, Any]:
         "f1": _divide(2 * hit, true + predicted),
         "iou": _divide(hit, true + predicted - hit),
     }
+
+
+def _mean_of(values, present, axis: int):
+    """The mean of the values that are present; 0 where none is."""
+    present = ops.cast(present, values.dtype)
+    return _divide(ops.sum(values * present, axis=axis), ops.sum(present, axis=axis))
 
 
 def _divide(a, b):
@@ -135,7 +142,7 @@ class ChangeScores(keras.metrics.Metric):
         hit, predicted, true = self._by_threshold()
         # at threshold 0 everything is change: never the choice of anybody, though its F1 may tie
         usable = ops.cast(ops.arange(BINS) > 0, "float64")
-        return ops.mean(_divide(2 * hit, true + predicted), axis=0) * usable
+        return _mean_of(_divide(2 * hit, true + predicted), true + predicted > 0, axis=0) * usable
 
     def get_config(self):
         """The constructor's arguments."""

@@ -25,7 +25,7 @@ def plain(scores: dict) -> dict[str, float]:
 
 
 def brute_force(truth, change, kind, classes) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """F1 (mean over the classes of change) at every threshold k / BINS, and the confusion matrices."""
+    """F1 (mean over the classes of change that are there) at every threshold k / BINS, and the confusion matrices."""
     known = truth != IGNORE
     f1, matrices = np.zeros(BINS), {}
     for k in range(1, BINS):
@@ -33,8 +33,9 @@ def brute_force(truth, change, kind, classes) -> tuple[np.ndarray, dict[int, np.
         matrix = np.zeros((classes, classes), np.int64)
         np.add.at(matrix, (truth[known], predicted), 1)
         matrices[k] = matrix
-        each = [2 * matrix[c, c] / max(matrix[c].sum() + matrix[:, c].sum(), 1) for c in range(1, classes)]
-        f1[k] = np.mean(each)
+        sizes = matrix.sum(axis=0) + matrix.sum(axis=1)
+        each = [2 * matrix[c, c] / sizes[c] for c in range(1, classes) if sizes[c]]
+        f1[k] = np.mean(each) if each else 0
     return f1, matrices
 
 
@@ -78,6 +79,16 @@ def test_scores_of_several_classes_are_those_computed_by_hand():
     assert each["b"]["f1"] == pytest.approx(40 / 49)
 
 
+def test_a_class_that_is_not_there_has_no_part_in_the_means():
+    matrix = np.array([[80, 0, 3], [0, 0, 0], [2, 0, 20]])
+    got = plain(confusion_scores(matrix))
+    assert got["f1"] == class_scores(matrix, ("none", "a", "b"))["b"]["f1"] == pytest.approx(40 / 45)
+    false_alarm = matrix + np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]])
+    assert plain(confusion_scores(false_alarm))["f1"] == pytest.approx(40 / 45 / 2), "one that is predicted has"
+    both = np.asarray(confusion_scores(np.stack([matrix, false_alarm]))["recall"])
+    assert both == pytest.approx([20 / 22, 20 / 22 / 2]), "one a matrix"
+
+
 @pytest.mark.parametrize("matrix", [[[0, 0], [0, 0]], [[9, 0], [0, 0]], [[0, 9], [0, 0]], [[0, 0], [9, 0]]])
 def test_scores_without_a_denominator_are_0(matrix):
     got = plain(confusion_scores(np.array(matrix)))
@@ -101,12 +112,14 @@ def test_confusion_matrix_counts_true_down_and_predicted_across():
 # ------------------------------------------------------------------------------------------------- ChangeScores
 
 
-@pytest.mark.parametrize("channels", [1, 2, 4])
+@pytest.mark.parametrize(("channels", "absent"), [(1, None), (2, None), (4, None), (4, 3)])
 @pytest.mark.parametrize("from_logits", [True, False])
-def test_the_best_threshold_is_that_of_brute_force(channels, from_logits):
+def test_the_best_threshold_is_that_of_brute_force(channels, absent, from_logits):
+    """`absent` is a class that is nowhere true, and predicted only up to some threshold."""
     rng = np.random.default_rng(channels)
     classes = max(channels, 2)
     truth = rng.integers(0, classes, (4, 20, 15)).astype(np.uint8)
+    truth[truth == absent] = 0
     logits = rng.normal(0, 2, (*truth.shape, channels)).astype(np.float32)
     truth[rng.random(truth.shape) < 0.6] = 0
     truth[rng.random(truth.shape) < 0.2] = IGNORE
