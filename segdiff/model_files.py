@@ -128,8 +128,15 @@ class Settings:
     def from_json(cls, values: dict[str, Any]) -> "Settings":
         """The settings of ``dataclasses.asdict`` and JSON; an older file lacks what came later.
 
-        Raises ValueError on a test-time augmentation that there is none of.
+        Raises ValueError on a test-time augmentation that there is none of and on numbers out of range.
         """
+        for name, lowest in (("tile", 1), ("overlap", 0), ("stride", 1)):
+            value = values.get(name, lowest)
+            if not isinstance(value, int) or value < lowest:
+                raise ValueError(f"{name} is {value!r}, it must be a whole number from {lowest} on")
+        threshold = values.get("threshold", 0.5)
+        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold!r}, it must be 0 to 1")
         trained = values.get("ground_resolution")
         right, down = values.get("mask_offset", (0, 0))
         augmentation = values.get("test_time_augmentation", "none")

@@ -13,6 +13,7 @@ import segdiff
 from segdiff import released
 from segdiff.cli import app
 from segdiff.config import load_config
+from segdiff.inference.runtimes import open_network
 from segdiff.model_files import ModelError, ObjectOptions, read_settings
 from segdiff.resources import shipped
 
@@ -28,6 +29,11 @@ def test_checkpoint_has_its_card_and_predicts(model: released.ReleasedModel):
     assert detector.settings.classes == model.settings.classes
     image = np.full((96, 80, detector.bands or 3), 200, np.uint8)
     assert not detector.predict(image, image).mask.any()
+
+
+def test_first_look_marks_the_same_whatever_the_processor():
+    """Its threshold comes from the pair, and bfloat16, which some processors would take, moves it."""
+    assert open_network("first_look", "openvino").runtime == "OpenVINO in float32"
 
 
 def test_deeppcb_binary_finds_the_defects_of_a_real_board(shared: Path):

@@ -51,10 +51,11 @@ def open_network(
 
     ``auto`` takes OpenVINO on processors, where it is installed, and TensorFlow on GPUs. For OpenVINO a .keras file is
     converted once and kept in the cache folder under a name made of its content; TensorFlow is not imported where that
-    is there. The precision ``auto`` is bfloat16 on processors that multiply it, float32 on others and in TensorFlow
-    that which suits the network and the device. ``threads`` are those of processors that it may use, else all: for
-    several processes on one machine. Raises ModelError on a model that is none, or that another runtime or
-    precision was exported for.
+    is there. The precision ``auto`` is bfloat16 on processors that multiply it, but float32 where the threshold is
+    found in the pair itself, which the rounding of small differences moves; float32 on others; and in TensorFlow that
+    which suits the network and the device. ``threads`` are those of processors that it may use, else all: for several
+    processes on one machine. Raises ModelError on a model that is none, or that another runtime or precision was
+    exported for.
     """
     path = resolve_model(model)
     if path.name == MANIFEST:
@@ -167,6 +168,8 @@ def _open_converted(path: Path, precision: Precision, threads: int | None) -> Ne
 
 def _run_converted(path: Path, folder: Path, precision: Precision, threads: int | None) -> Network:
     manifest = read_manifest(folder / MANIFEST)
+    if precision == "auto" and manifest.settings.relative:
+        precision = "float32"
     run, said = openvino_runtime(folder / manifest.file, precision, threads)
     return Network(run, manifest.settings, manifest.bands, path, said)
 

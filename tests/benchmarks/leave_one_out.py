@@ -126,6 +126,10 @@ def main() -> None:
         parser.error(f"segdiff check {arguments.data} finds faults")
     truth, pairs = Truth(report.coding, 2), [pair for pair in report.data.pairs if pair.split != "test"]
 
+    for pattern in arguments.group:
+        if not any(re.search(pattern, pair.name) for pair in pairs):
+            parser.error(f"--group {pattern!r} is in no name of {arguments.data}: {', '.join(p.name for p in pairs)}")
+
     def part(pattern: str, name: str) -> str:
         found = re.search(pattern, name)
         return found.group(0) if found else name

@@ -158,13 +158,16 @@ def test_a_lambda_layer_is_refused_with_its_code_unread(tmp_path, model):
     assert "cannot be loaded" in refusal(tmp_path / "lambda.keras")
 
 
-def test_settings_that_do_not_fit_are_refused(tmp_path, saved):
+@pytest.mark.parametrize(
+    ("name", "value"), [("colour", "red"), ("threshold", "abc"), ("threshold", 1.5), ("tile", -5), ("overlap", "64")]
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, saved, name, value):
     def change(config):
-        config["config"]["settings"]["colour"] = "red"
+        config["config"]["settings"][name] = value
 
     path = forged(saved, tmp_path / "odd.keras", change)
     assert "cannot be loaded" in refusal(path)
-    with pytest.raises(ModelError, match=r"odd\.keras: its settings are broken .*colour.*; save it again"):
+    with pytest.raises(ModelError, match=rf"odd\.keras: its settings are broken .*{name}.*; save it again"):
         read_settings(path)
 
 
