@@ -61,8 +61,8 @@ def test_deeppcb_finds_each_defect_of_a_real_board_by_its_kind(shared: Path):
 
 
 def test_objects_of_boards_are_by_default_those_that_the_data_are_scored_by():
-    for name, join in (("deeppcb", 7), ("deeppcb_binary", 9)):
-        scored = ObjectOptions(iou=0.33, join=join, pad=8, minimum_area=12)
+    for name, join, score in (("deeppcb", 7, 0.65), ("deeppcb_binary", 9, 0.0)):
+        scored = ObjectOptions(iou=0.33, join=join, pad=8, minimum_area=12, minimum_score=score)
         recipe = load_config(shipped("configs") / f"{name}.yaml")
         assert read_settings(CHECKPOINTS / f"{name}.keras").objects == scored
         assert ObjectOptions(**recipe.inference.objects.model_dump()) == scored
