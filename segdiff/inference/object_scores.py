@@ -68,8 +68,12 @@ class ObjectScoreboard:
     def intervals(self) -> dict[str, list[float] | None]:
         """The intervals of `precision`, `recall`, `f1` and `map` over the pairs, see `interval`; None: it has none."""
         supports = np.array(self._supports, np.int64).reshape(-1, len(self.classes))
+        found, ranked = _together(self._found), _together(self._ranked)
+        of_found, of_ranked = _pair_of(self._found), _pair_of(self._ranked)
         drawn = [
-            _scores(self.classes, times @ supports, _together(self._found, times), _together(self._ranked, times))
+            _scores(
+                self.classes, times @ supports, _repeated(found, times[of_found]), _repeated(ranked, times[of_ranked])
+            )
             for times in (drawn_pairs(len(supports)) if len(supports) > 1 else ())
         ]
         known = {name: [one[name] for one in drawn if one[name] is not None] for name in _WITH_INTERVALS}
@@ -81,11 +85,21 @@ _Matched = tuple[np.ndarray, np.ndarray, np.ndarray]
 _WITH_INTERVALS = ("precision", "recall", "f1", "map")
 
 
-def _together(pairs: Sequence[_Matched], times: np.ndarray | None = None) -> _Matched:
-    """The objects of all pairs, of each pair so many times; None: once."""
+def _together(pairs: Sequence[_Matched]) -> _Matched:
+    """The objects of all pairs."""
     nothing = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, bool))
-    taken = pairs if times is None else [pairs[k] for k in np.repeat(np.arange(len(pairs)), times).tolist()]
-    kinds, scores, right = (np.concatenate(parts) for parts in zip(nothing, *taken, strict=True))
+    kinds, scores, right = (np.concatenate(parts) for parts in zip(nothing, *pairs, strict=True))
+    return kinds, scores, right
+
+
+def _pair_of(pairs: Sequence[_Matched]) -> np.ndarray:
+    """The number of the pair of each of the objects of all pairs, int64."""
+    return np.repeat(np.arange(len(pairs)), [len(right) for *_, right in pairs]).astype(np.int64)
+
+
+def _repeated(objects: _Matched, times: np.ndarray) -> _Matched:
+    """Each of the objects so many times."""
+    kinds, scores, right = (np.repeat(values, times) for values in objects)
     return kinds, scores, right
 
 
