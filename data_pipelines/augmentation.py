@@ -72,12 +72,13 @@ class Augmentation:
         right, down = self._mask_offset
         moved = geometry(image=before, after=after, mask=displaced(mask, (-right, -down)))
         before, after, mask = moved["image"], moved["after"], displaced(moved["mask"], (right, down))
-        if self._swap and rng.random() < 0.5:
-            before, after = after, before
         if self._misregistration:
             before = _shift(before, rng.uniform(-self._misregistration, self._misregistration, 2))
         if self._whole_shift and rng.random() < _WHOLE_SHIFTS:
             before = _shift(before, rng.integers(-self._whole_shift, self._whole_shift, 2, endpoint=True))
+        # last: masks are mostly of what is new in the image after, which stays where it is marked whatever it is called
+        if self._swap and rng.random() < 0.5:
+            before, after = after, before
         if photometry.transforms:
             photometry.set_random_seed(int(rng.integers(2**31)))
             before = photometry(image=before)["image"]

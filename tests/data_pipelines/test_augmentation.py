@@ -182,6 +182,16 @@ def test_a_whole_shift_moves_before_alone_by_whole_pixels_and_most_crops_not_at_
     assert 340 < found.count((0, 0)) < 420
 
 
+@pytest.mark.parametrize("moved", [{"misregistration": 2.0}, {"whole_shift": 2}])
+def test_the_image_that_a_mask_was_drawn_on_is_never_moved_swapped_or_not(moved):
+    before, after, mask = noise(3), noise(3, 1), ROWS.astype(np.uint8)
+    swapped = 0
+    for first, second, _ in results(Augmentation(bands=3, swap=True, **moved), before, after, mask, 100):
+        swapped += np.array_equal(first, after)
+        assert np.array_equal(first, after) or np.array_equal(second, after)
+    assert 30 < swapped < 70
+
+
 def test_misregistration_of_nine_bands_moves_all_of_them_alike():
     image = np.repeat(noise(1), 9, axis=2)
     before, _, _ = Augmentation(bands=9, misregistration=3)(image, image, image[..., 0], np.random.default_rng(1))
