@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +87,11 @@ class PairStore:
         """The pair, decoded; raises DecodeError where a file has gone bad since it was checked."""
         if self._cache == "memory":
             if index not in self._memory:
-                self._memory[index] = self._example(self._decode(index))
+                self._memory[index] = self._unstacked(self._decode(index))
             return self._memory[index]
         if self._cache == "disk":
-            return self._example(self._mapped(index))
-        return self._example(self._decode(index))
+            return self._unstacked(self._mapped(index))
+        return self._unstacked(self._decode(index))
 
     def _decode(self, index: int) -> np.ndarray:
         """Before, after and mask as one array H x W x (2 bands + 1)."""
@@ -149,13 +149,43 @@ class PairStore:
                     error.strerror or error,
                 )
 
-    def _example(self, stacked: np.ndarray) -> Example:
-        mask = stacked[..., -1]
-        positions = np.flatnonzero((mask != 0) & (mask != IGNORE))
-        if len(positions) > _POSITIONS:
-            positions = positions[:: -(-len(positions) // _POSITIONS)]
-        changed = np.stack(np.unravel_index(positions, mask.shape), axis=-1).astype(np.int32)
-        return Example(stacked[..., : self.bands], stacked[..., self.bands : -1], mask, changed)
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the pair."""
+        height, width = self[index].mask.shape
+        return height, width
+
+    def _unstacked(self, stacked: np.ndarray) -> Example:
+        return _example(stacked[..., : self.bands], stacked[..., self.bands : -1], stacked[..., -1])
+
+
+class ResampledPairs:
+    """The pairs of a store, some of them brought to another size each time they are read, as crops are.
+
+    ``sizes`` has height and width by index; pairs that it does not name stay as they are.
+    """
+
+    def __init__(self, store: PairStore, sizes: Mapping[int, tuple[int, int]]):
+        self.bands = store.bands
+        self._store, self._sizes = store, sizes
+
+    def __getitem__(self, index: int) -> Example:
+        """The pair; raises DecodeError as the store does."""
+        pair = self._store[index]
+        if index not in self._sizes:
+            return pair
+        return _example(*_resized(pair.before, pair.after, pair.mask, self._sizes[index]))
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the pair, without resizing it."""
+        return self._sizes.get(index) or self._store.shape(index)
+
+
+def _example(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Example:
+    positions = np.flatnonzero((mask != 0) & (mask != IGNORE))
+    if len(positions) > _POSITIONS:
+        positions = positions[:: -(-len(positions) // _POSITIONS)]
+    changed = np.stack(np.unravel_index(positions, mask.shape), axis=-1).astype(np.int32)
+    return Example(before, after, mask, changed)
 
 
 def _unfinished() -> Path:
@@ -317,17 +347,18 @@ def _cut(
         origin.append(int(np.clip(first, 0, room)))
     window = (slice(origin[0], origin[0] + side), slice(origin[1], origin[1] + side))
     cut = _fill(example.before[window], example.after[window], example.mask[window], side, side)
-    return cut if side == plan.crop else _resized(*cut, plan.crop)
+    return cut if side == plan.crop else _resized(*cut, (plan.crop, plan.crop))
 
 
 def _resized(
-    before: np.ndarray, after: np.ndarray, mask: np.ndarray, side: int
+    before: np.ndarray, after: np.ndarray, mask: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three at another size: images down by the mean over the area and up bilinearly, masks by nearest pixels."""
-    how = cv2.INTER_AREA if side < len(mask) else cv2.INTER_LINEAR
+    """The three at another height and width: images down by the mean over the area and up bilinearly, masks by nearest
+    pixels."""
+    how = cv2.INTER_AREA if size[1] < mask.shape[1] else cv2.INTER_LINEAR
     # not cv2.resize, which takes four bands at most
-    before, after = (geometry.resize(image, (side, side), interpolation=how) for image in (before, after))
-    return before, after, cv2.resize(mask, (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
+    before, after = (geometry.resize(image, size, interpolation=how) for image in (before, after))
+    return before, after, cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _fill(
@@ -342,7 +373,7 @@ def _fill(
 
 
 def whole_image_batches(
-    store: PairStore,
+    store: PairStore | ResampledPairs,
     indices: Sequence[int],
     *,
     multiple: int,
@@ -356,7 +387,7 @@ def whole_image_batches(
     filled up with pixels without truth, larger ones cut into a grid. A batch holds about ``batch_pixels``; of each the
     rows of ``part`` are read, which may be none.
     """
-    shapes = [store[index].mask.shape for index in indices]
+    shapes = [store.shape(index) for index in indices]
     height, width = (min(-(-max(sizes) // multiple) * multiple, largest) for sizes in zip(*shapes, strict=True))
     tiles = [
         (index, y, x)
@@ -391,7 +422,7 @@ def whole_image_batches(
 
 
 def join_tiles(
-    tiles: Iterable[np.ndarray], store: PairStore, indices: Sequence[int]
+    tiles: Iterable[np.ndarray], store: PairStore | ResampledPairs, indices: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Puts together what was made of the images of `whole_image_batches`, in their order: a mask, and the true one.
 

@@ -364,7 +364,8 @@ class InferenceConfig(_Section):
     ground_resolution: float | None = Field(
         None,
         gt=0,
-        description="metres per pixel to which images whose own are known are brought; null: what it was trained on",
+        description="metres per pixel to which images whose own are known are brought, those of validation too; null: "
+        "what it was trained on",
     )
     post_processing: Annotated[
         Annotated[Literal["auto", "none"], Tag("[word]")] | Annotated[PostProcessingConfig, Tag("[section]")],

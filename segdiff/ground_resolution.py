@@ -91,6 +91,12 @@ def target_resolution(own: tuple[float, float] | None, trained: tuple[float, flo
     return target if any(differ(axis, target) for axis in own) else None
 
 
+def size_at(height: int, width: int, own: tuple[float, float], target: float) -> tuple[int, int]:
+    """Height and width of an image of ``own`` metres per pixel, across and down, where its pixels are ``target``."""
+    across, down = own
+    return max(round(height * down / target), 1), max(round(width * across / target), 1)
+
+
 def resolution_line(
     own: tuple[float, float] | None, trained: tuple[float, float] | None, target: float | None
 ) -> str | None:

@@ -30,7 +30,7 @@ from data_pipelines.layouts import DataError, Pair
 from data_pipelines.pair_index import PairIndex
 from data_pipelines.shards import gdal_name
 from segdiff.augmented_prediction import augmented, augmented_reach, rescales
-from segdiff.ground_resolution import differ, own_resolution, target_resolution
+from segdiff.ground_resolution import differ, own_resolution, size_at, target_resolution
 from segdiff.inference.pair_threshold import PairScale, measure_pair
 from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.raster_pairs import RasterPair
@@ -462,7 +462,7 @@ class Detector:
                     f"{max(own):.3g} m a pixel would be enlarged {times:.0f} times for a model of {target:g} m, "
                     f"allowed are {_LARGEST_ENLARGEMENT} times: correct --resolution, or take another model"
                 )
-            height, width = max(round(height * own[1] / target), 1), max(round(width * own[0] / target), 1)
+            height, width = size_at(height, width, own, target)
         if max(height, width) > _LONGEST_SIDE:
             raise DataError(
                 f"{width} x {height} pixels (width x height) where {_LONGEST_SIDE} a side are allowed: restore it, or "

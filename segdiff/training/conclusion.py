@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data_pipelines.pipeline import WHOLE, PairStore, Part, join_tiles, whole_image_batches
+from data_pipelines.pipeline import WHOLE, PairStore, Part, ResampledPairs, join_tiles, whole_image_batches
 from segdiff.augmented_prediction import augmented
 from segdiff.config import Config
 from segdiff.files import write_whole
@@ -32,7 +32,8 @@ RANKED = 4
 class Validation:
     """The pairs of validation, each whole."""
 
-    store: PairStore
+    store: PairStore | ResampledPairs
+    """At the size in which the model is to see them."""
     indices: tuple[int, ...]
     names: tuple[str, ...]
     multiple: int

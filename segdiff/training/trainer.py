@@ -21,13 +21,14 @@ from data_pipelines.pipeline import (
     LabelledPair,
     PairStore,
     Part,
+    ResampledPairs,
     training_batches,
     turns_by_area,
 )
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
 from segdiff.files import remove_unfinished, write_whole
-from segdiff.ground_resolution import differ, ground_resolution, mean_side, target_resolution
+from segdiff.ground_resolution import differ, ground_resolution, mean_side, size_at, target_resolution
 from segdiff.model_files import ObjectOptions
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
@@ -136,7 +137,7 @@ def train(
     plan = _crop_plan(config, data, seed)
     steps = plan.steps_per_epoch * config.train.epochs
     validation = Validation(
-        store,
+        ResampledPairs(store, _validation_sizes(config, data, detector.settings.ground_resolution)),
         tuple(index for root in data.val for index in root),
         tuple(_qualified_names(data.pairs, data.val)),
         multiple=detector.settings.stride,
@@ -182,7 +183,7 @@ def train(
     batches = batches.filter(lambda *batch: True)
     val_batches = validation.batches(part)
     corner = (slice(0, 512), slice(0, 512))  # of a big image it tells as much
-    looked_at = [store[index] for index in validation.indices[:4]]
+    looked_at = [validation.store[index] for index in validation.indices[:4]]
     examples = [(pair.before[corner], pair.after[corner], pair.mask[corner]) for pair in looked_at]
 
     def pictures() -> list[np.ndarray]:
@@ -469,6 +470,22 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
         resolution=config.data.crop_resolution,
         ground=tuple(mean_side(own) for own in data.root_resolutions if own) if config.data.crop_resolution else (),
     )
+
+
+def _validation_sizes(
+    config: Config, data: TrainingData, works_at: tuple[float, float] | None
+) -> dict[int, tuple[int, int]]:
+    """Height and width of the validation pairs that prediction would bring to the resolution the model works at."""
+    sizes = {}
+    for root, indices in zip(config.data.root, data.val, strict=True):
+        said = config.data.ground_resolution if root.ground_resolution is None else root.ground_resolution
+        for index in indices:
+            header = read_info(data.pairs[index].pair.after)
+            own = ground_resolution(header.grid) if said is None else (said, said)
+            target = target_resolution(own, works_at)
+            if own is not None and target is not None:
+                sizes[index] = size_at(header.height, header.width, own, target)
+    return sizes
 
 
 def _initial_model(config: Config, data: TrainingData, say: Callable[[str], None]) -> ChangeDetector:

@@ -22,6 +22,7 @@ from data_pipelines.pipeline import (
     LabelledPair,
     PairStore,
     Part,
+    ResampledPairs,
     join_tiles,
     training_batches,
     turns_by_area,
@@ -498,6 +499,21 @@ def test_whole_images_hold_every_pixel_exactly_once(tmp_path, shapes, largest, s
         np.testing.assert_array_equal(truth, count % 4)
     assert set(seen) == expected
     assert set(seen.values()) == {1}
+
+
+def test_pairs_of_a_store_may_be_read_at_another_size(tmp_path):
+    plain = store_of(pairs_of(tmp_path, [(8, 12), (10, 6)]))
+    store = ResampledPairs(plain, {1: (20, 12)})
+    assert [store.shape(index) for index in (0, 1)] == [(8, 12), (20, 12)]
+    assert_same([(pair.before, pair.after, pair.mask, pair.changed) for pair in [store[0]]],
+                [(pair.before, pair.after, pair.mask, pair.changed) for pair in [plain[0]]])  # fmt: skip
+    larger, own = store[1], plain[1]
+    np.testing.assert_array_equal(larger.mask, own.mask.repeat(2, 0).repeat(2, 1))
+    for image, of in ((larger.before, own.before), (larger.after, own.after)):
+        np.testing.assert_array_equal(image, cv2.resize(of, (12, 20), interpolation=cv2.INTER_LINEAR))
+    marked = larger.mask[tuple(larger.changed.T)]
+    assert len(marked) == np.count_nonzero((own.mask != 0) & (own.mask != 255)) * 4 > 0
+    assert 0 not in marked
 
 
 @pytest.mark.parametrize("workers", [2, 5])

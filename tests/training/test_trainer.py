@@ -631,6 +631,31 @@ def test_a_model_may_work_at_one_of_the_resolutions_it_was_trained_at(scenes):
             works_at(**trained, inference__ground_resolution=wrong)
 
 
+def test_validation_sees_the_pairs_at_the_resolution_the_model_works_at(scenes, tmp_path):
+    """Of 1 m at 0.5 m: masks, scores and the pairs that are shown have both sides doubled."""
+    shown = []
+
+    def show(outcome):
+        shown.extend(outcome.pairs)
+        return {}
+
+    config = configured(
+        scenes,
+        train__epochs=1,
+        data__ground_resolution=1.0,
+        data__crop_resolution=[0.4, 1.1],
+        inference__tile=64,
+        inference__ground_resolution=0.5,
+    )
+    metrics = quiet_train(config, tmp_path / "run", show=show)
+    assert np.sum(metrics["confusion"]) == 128 * 128
+    assert [pair.before.shape for pair in shown] == [(128, 128, 3)]
+    assert [pair.truth.shape for pair in shown] == [pair.mask.shape for pair in shown] == [(128, 128)]
+    assert read_history(tmp_path / "run" / "history.csv")[-1]["val_f1"] == pytest.approx(
+        metrics["without_post_processing"]["f1"], abs=1e-6
+    )
+
+
 def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
     """The images of a data set as GeoTIFFs on the equator, the pixels of one pair after the other so many metres."""
     for part in ("A", "B"):
