@@ -393,6 +393,11 @@ def read_data(config: Config, say: Callable[[str], None]) -> TrainingData:
     return TrainingData(tuple(pairs), tuple(train), tuple(val), tuple(taken), classes, tuple(by_root), resolution)
 
 
+def _said_resolution(config: Config, root: DataRoot) -> float | None:
+    """Metres per pixel that the configuration says of a data root; None: nothing."""
+    return config.data.ground_resolution if root.ground_resolution is None else root.ground_resolution
+
+
 def _ground_resolution(
     config: Config, root: DataRoot, pairs: Sequence[Pair], say: Callable[[str], None]
 ) -> tuple[float, float] | None:
@@ -401,7 +406,7 @@ def _ground_resolution(
     Raises ConfigError where the two differ by more than a quarter. Rasters whose pixels are not about square on the
     ground have no one resolution: of them nothing is taken.
     """
-    said = config.data.ground_resolution if root.ground_resolution is None else root.ground_resolution
+    said = _said_resolution(config, root)
     rasters = [pair.after for pair in pairs if pair.after.suffix.lower() in (".tif", ".tiff")]
     asked = rasters[:: max(-(-len(rasters) // _RASTERS_ASKED), 1)]
     found = [own for path in asked if (own := ground_resolution(read_info(path).grid)) is not None]
@@ -478,7 +483,7 @@ def _validation_sizes(
     """Height and width of the validation pairs that prediction would bring to the resolution the model works at."""
     sizes = {}
     for root, indices in zip(config.data.root, data.val, strict=True):
-        said = config.data.ground_resolution if root.ground_resolution is None else root.ground_resolution
+        said = _said_resolution(config, root)
         for index in indices:
             header = read_info(data.pairs[index].pair.after)
             own = ground_resolution(header.grid) if said is None else (said, said)
