@@ -217,6 +217,8 @@ class CropPlan:
     """Metres per pixel of the crops, drawn between the two for each, evenly on a scale of ratios; None: as they are."""
     ground: tuple[float, ...] = ()
     """Metres per pixel of the pairs of each root, where ``resolution`` is given."""
+    cutmix: float = 0.0
+    """Share of the crops into which a rectangle of another crop of the epoch is laid (Yun et al. 2019, CutMix)."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -289,15 +291,21 @@ def training_batches(
     epoch_order = functools.lru_cache(maxsize=4)(plan.epoch_order)
     ground = {index: metres for root, metres in zip(plan.roots, plan.ground, strict=False) for index in root}
 
+    def augmented(index: np.integer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return augmentation(*_cut(store[int(index)], plan, ground.get(int(index)), rng), rng)
+
     def load(step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, within = divmod(int(step), plan.steps_per_epoch)
+        order = epoch_order(epoch)
         first = within * plan.batch
         positions = range(first, min(first + plan.batch, plan.crops_per_epoch))
         crops = []
         for position in positions[part.rows(len(positions))]:
             rng = np.random.default_rng([plan.seed, 3, epoch, position])
-            index = int(epoch_order(epoch)[position])
-            crops.append(augmentation(*_cut(store[index], plan, ground.get(index), rng), rng))
+            crop = augmented(order[position], rng)
+            if plan.cutmix and rng.random() < plan.cutmix:
+                crop = _cutmix(crop, augmented(rng.choice(order), rng), rng)
+            crops.append(crop)
         return _stacked(crops, plan.crop, plan.crop, store.bands)
 
     size = part.size({plan.batch, plan.crops_per_epoch % plan.batch or plan.batch})
@@ -348,6 +356,22 @@ def _cut(
     window = (slice(origin[0], origin[0] + side), slice(origin[1], origin[1] + side))
     cut = _fill(example.before[window], example.after[window], example.mask[window], side, side)
     return cut if side == plan.crop else _resized(*cut, (plan.crop, plan.crop))
+
+
+def _cutmix(
+    crop: tuple[np.ndarray, np.ndarray, np.ndarray],
+    other: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The crop with a rectangle of the other at the same place, of any share of its area."""
+    height, width = crop[2].shape
+    side = np.sqrt(rng.random())
+    tall, wide = round(height * side), round(width * side)
+    y, x = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
+    window = (slice(y, y + tall), slice(x, x + wide))
+    before, after, mask = (image.copy() for image in crop)  # they may be views of what the store keeps
+    before[window], after[window], mask[window] = (image[window] for image in other)
+    return before, after, mask
 
 
 def _resized(

@@ -70,6 +70,9 @@ class AugmentationConfig(_Section):
         le=32,
         description="the same by whole pixels and of 2 crops in 5: for binarised images, whose edges must stay sharp",
     )
+    cutmix: float = Field(
+        0.0, ge=0, le=1, description="share of the crops into which a rectangle of another is laid, all three images"
+    )
 
 
 def _as_roots(value: Any) -> Any:

@@ -454,7 +454,9 @@ def _classes(config: Config, found: list[int]) -> tuple[str, ...]:
 def _augmentation(config: Config) -> Augmentation:
     try:
         data = config.data
-        return Augmentation(bands=data.bands, mask_offset=data.mask_offset, **data.augmentation.model_dump())
+        return Augmentation(
+            bands=data.bands, mask_offset=data.mask_offset, **data.augmentation.model_dump(exclude={"cutmix"})
+        )
     except ValueError as error:
         raise ConfigError(f"data.augmentation: {error}") from error
 
@@ -474,6 +476,7 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
         weights=tuple(weights),
         resolution=config.data.crop_resolution,
         ground=tuple(mean_side(own) for own in data.root_resolutions if own) if config.data.crop_resolution else (),
+        cutmix=config.data.augmentation.cutmix,
     )
 
 

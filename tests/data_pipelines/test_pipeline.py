@@ -238,6 +238,28 @@ def test_crops_are_brought_to_ground_resolutions_between_the_two(tmp_path, bands
     assert 0.4 < np.median(sizes) < 0.62, "as many at twice the size as at half"
 
 
+def test_cutmix_lays_rectangles_of_other_crops_at_the_same_place_of_all_three(tmp_path):
+    pairs = []
+    for number in range(20):
+        image = np.full((16, 16, 3), number, np.uint8)
+        mask = np.full((16, 16), 255 * (number % 2), np.uint8)
+        pairs.append(LabelledPair(write_pair(tmp_path, f"pair{number}", image, image + 100, mask), BINARY))
+    store, seen = store_of(pairs), Counter()
+    for befores, afters, masks in batches_of(store, plan_of(20, cutmix=0.6), steps=100):
+        for before, after, mask in zip(befores[..., 0], afters[..., 0], masks, strict=True):
+            np.testing.assert_array_equal(after, before + 100)
+            np.testing.assert_array_equal(mask, before % 2)
+            numbers = np.unique(before)
+            seen[len(numbers)] += 1
+            if len(numbers) == 2:
+                places = (np.nonzero(before == number) for number in numbers)
+                assert any((np.ptp(y) + 1) * (np.ptp(x) + 1) == len(y) for y, x in places)  # one is a rectangle
+    assert set(seen) == {1, 2}
+    assert 90 < seen[2] < 130  # 0.6 of 200, less those laid into a crop of the same pair
+    for number in range(20):  # nothing is laid into the kept images
+        assert np.all(store[number].before == number)
+
+
 def test_a_plan_that_resamples_needs_the_ground_resolution_of_every_root():
     with pytest.raises(ValueError, match="ground must say that of each of 1 roots"):
         plan_of(4, resolution=(0.5, 1.0))
