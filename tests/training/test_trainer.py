@@ -614,6 +614,13 @@ def test_crops_of_another_resolution_need_that_of_the_data_and_the_model_stores_
         )
 
 
+def test_cutmix_is_of_the_crops_and_reaches_them(scenes):
+    config = configured(scenes, data__augmentation__cutmix=0.25)
+    data = trainer.read_data(config, lambda line: None)
+    assert trainer._crop_plan(config, data, 0).cutmix == 0.25
+    trainer._augmentation(config)  # which does nothing with it, and takes no key that it does not know
+
+
 def test_a_model_may_work_at_one_of_the_resolutions_it_was_trained_at(scenes):
     trained = {"data__ground_resolution": 0.5, "data__crop_resolution": [0.4, 1.1], "inference__tile": 64}
 
