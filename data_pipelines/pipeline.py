@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,20 +159,25 @@ class PairStore:
 
 
 class ResampledPairs:
-    """The pairs of a store, some of them brought to another size each time they are read, as crops are.
+    """The pairs of a store, some of them brought to another size when they are read, as crops are.
 
     ``sizes`` has height and width by index; pairs that it does not name stay as they are.
     """
 
+    _KEPT = 2
+    """Pairs of another size that are kept: a large one is read tile by tile, while the next is begun with."""
+
     def __init__(self, store: PairStore, sizes: Mapping[int, tuple[int, int]]):
         self.bands = store.bands
         self._store, self._sizes = store, sizes
+        self._brought = functools.lru_cache(self._KEPT)(self._bring)
 
     def __getitem__(self, index: int) -> Example:
         """The pair; raises DecodeError as the store does."""
+        return self._brought(index) if index in self._sizes else self._store[index]
+
+    def _bring(self, index: int) -> Example:
         pair = self._store[index]
-        if index not in self._sizes:
-            return pair
         return _example(*_resized(pair.before, pair.after, pair.mask, self._sizes[index]))
 
     def shape(self, index: int) -> tuple[int, int]:
@@ -378,8 +383,11 @@ def _resized(
     before: np.ndarray, after: np.ndarray, mask: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The three at another height and width: images down by the mean over the area and up bilinearly, masks by nearest
-    pixels."""
-    how = cv2.INTER_AREA if size[1] < mask.shape[1] else cv2.INTER_LINEAR
+    pixels; where one axis shrinks and the other grows, each by itself."""
+    height, width = mask.shape
+    if (size[0] - height) * (size[1] - width) < 0:
+        return _resized(*_resized(before, after, mask, (size[0], width)), size)
+    how = cv2.INTER_AREA if size[0] < height or size[1] < width else cv2.INTER_LINEAR
     # not cv2.resize, which takes four bands at most
     before, after = (geometry.resize(image, size, interpolation=how) for image in (before, after))
     return before, after, cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
@@ -445,24 +453,21 @@ def whole_image_batches(
     )
 
 
-def join_tiles(
-    tiles: Iterable[np.ndarray], store: PairStore | ResampledPairs, indices: Sequence[int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Puts together what was made of the images of `whole_image_batches`, in their order: a mask, and the true one.
+def join_tiles(tiles: Iterator[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Puts together what was made of one image of `whole_image_batches`, in its order: height x width, or x channels.
 
-    `tiles` are uint8 h x w, of the batches' size; the masks are uint8 H x W, of the size of each pair.
+    The tiles are h x w, or x channels, of the batches' size; no more are taken than the image has.
     """
-    coming = iter(tiles)
-    for index in indices:
-        truth = store[index].mask
-        height, width = truth.shape
-        mask = np.empty_like(truth)
-        y = 0
-        while y < height:
-            x = 0
-            while x < width:
-                tile = next(coming)
-                mask[y : y + tile.shape[0], x : x + tile.shape[1]] = tile[: height - y, : width - x]
-                x += tile.shape[1]
-            y += tile.shape[0]
-        yield mask, truth
+    whole = None
+    y = 0
+    while y < height:
+        x = 0
+        while x < width:
+            tile = next(tiles)
+            if whole is None:
+                whole = np.empty((height, width, *tile.shape[2:]), tile.dtype)
+            whole[y : y + tile.shape[0], x : x + tile.shape[1]] = tile[: height - y, : width - x]
+            x += tile.shape[1]
+        y += tile.shape[0]
+    assert whole is not None, "an image has a pixel"
+    return whole

@@ -63,7 +63,9 @@ class AugmentationConfig(_Section):
     noise: float = Field(0.0, ge=0, le=0.5, description="largest deviation of Gaussian noise, of the full range")
     blur: float = Field(0.0, ge=0, le=10, description="largest deviation of Gaussian blur, in pixels")
     jpeg: int | None = Field(None, ge=5, le=100, description="lowest quality of JPEG compression; null: none")
-    misregistration: float = Field(0.0, ge=0, le=32, description="shift of before against after by up to these pixels")
+    misregistration: float = Field(
+        0.0, ge=0, le=32, description="shift of one image against the other by up to these pixels"
+    )
     whole_shift: int = Field(
         0,
         ge=0,
@@ -367,8 +369,8 @@ class InferenceConfig(_Section):
     ground_resolution: float | None = Field(
         None,
         gt=0,
-        description="metres per pixel to which images whose own are known are brought, those of validation too; null: "
-        "what it was trained on",
+        description="metres per pixel to which images whose own are known are brought, in validation too; null: what "
+        "it was trained on",
     )
     post_processing: Annotated[
         Annotated[Literal["auto", "none"], Tag("[word]")] | Annotated[PostProcessingConfig, Tag("[section]")],

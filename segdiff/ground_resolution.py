@@ -17,6 +17,9 @@ WGS84_FLATTENING = 1 / 298.257223563
 TOLERANCE = 1.25
 """Ground resolutions whose ratio is no more than this are taken for the same."""
 
+LARGEST_ENLARGEMENT = 32
+"""Of an image for a model of a finer resolution: 10 m for one of 0.5 m is within it, a wrong unit is not."""
+
 
 def differ(one: float, other: float) -> bool:
     """Whether two ground resolutions differ by more than a quarter."""
@@ -92,8 +95,16 @@ def target_resolution(own: tuple[float, float] | None, trained: tuple[float, flo
 
 
 def size_at(height: int, width: int, own: tuple[float, float], target: float) -> tuple[int, int]:
-    """Height and width of an image of ``own`` metres per pixel, across and down, where its pixels are ``target``."""
+    """Height and width of an image of ``own`` metres per pixel, across and down, where its pixels are ``target``.
+
+    Raises DataError where it would be enlarged beyond sense.
+    """
     across, down = own
+    if (times := max(own) / target) > LARGEST_ENLARGEMENT:
+        raise DataError(
+            f"{max(own):.3g} m a pixel would be enlarged {times:.0f} times for a model of {target:g} m, allowed are "
+            f"{LARGEST_ENLARGEMENT} times: correct what is said of its resolution, or take another model"
+        )
     return max(round(height * down / target), 1), max(round(width * across / target), 1)
 
 

@@ -35,7 +35,6 @@ from segdiff.inference.pair_threshold import PairScale, measure_pair
 from segdiff.inference.postprocessing import postprocess_mask
 from segdiff.inference.raster_pairs import RasterPair
 from segdiff.inference.rasters import is_raster, valid_rows
-from segdiff.inference.resampling import resample, resample_rows
 from segdiff.inference.runtimes import (
     Batch,
     Network,
@@ -47,12 +46,10 @@ from segdiff.inference.runtimes import (
 )
 from segdiff.inference.tiling import TilePlan, blend_rows, plan_tiles, read_tile
 from segdiff.model_files import Augmentation, ModelError, PostProcessing, Settings, known_augmentation
+from segdiff.resampling import resample, resample_rows
 
 _BATCH_PIXELS = 8 * 256 * 256
 """Pixels of the tiles that go through the network at once: enough to keep the cores busy, little memory."""
-
-_LARGEST_ENLARGEMENT = 32
-"""Of an image for a model of a finer resolution: 10 m for one of 0.5 m is within it, a wrong unit is not."""
 
 _LONGEST_SIDE = 1 << 21
 """Pixels: where a row has more, those of one row of tiles do not fit into memory."""
@@ -457,11 +454,6 @@ class Detector:
         target = target_resolution(own, self.settings.ground_resolution)
         height, width = pair.height, pair.width
         if own is not None and target is not None:
-            if (times := max(own) / target) > _LARGEST_ENLARGEMENT:
-                raise DataError(
-                    f"{max(own):.3g} m a pixel would be enlarged {times:.0f} times for a model of {target:g} m, "
-                    f"allowed are {_LARGEST_ENLARGEMENT} times: correct --resolution, or take another model"
-                )
             height, width = size_at(height, width, own, target)
         if max(height, width) > _LONGEST_SIDE:
             raise DataError(

@@ -13,9 +13,9 @@ from data_pipelines.decoding import ImageInfo, dataset_info, grid_difference, op
 from data_pipelines.layouts import DataError
 from segdiff.inference.previews import Preview
 from segdiff.inference.rasters import valid_rows
-from segdiff.inference.resampling import RowResampler
 from segdiff.inference.tiling import TilePlan, read_tile
 from segdiff.prediction import Batch
+from segdiff.resampling import RowResampler
 
 _BLOCK_CACHE = 256 * 2**20
 """Bytes of decoded blocks that GDAL keeps: those that two rows of tiles share; by default it is 5 % of the memory."""

@@ -1,9 +1,10 @@
 """The end of a training: what the best model is worth on the validation pairs, and what of it is to be shown."""
 
+import functools
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from segdiff.models.heads import to_probabilities
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
 from segdiff.prediction import Predict
+from segdiff.resampling import resample
 from segdiff.training.callbacks import log_pictures, save_detector
 from segdiff.training.metrics import BINS, ChangeScores, change_of, class_scores, confusion_matrix, confusion_scores
 from segdiff.training.post_processing import PostProcess, choose_post_processing, keep_trials
@@ -32,18 +34,24 @@ RANKED = 4
 class Validation:
     """The pairs of validation, each whole."""
 
-    store: PairStore | ResampledPairs
-    """At the size in which the model is to see them."""
+    store: PairStore
     indices: tuple[int, ...]
     names: tuple[str, ...]
     multiple: int
     """Sides of what the model sees are multiples of it."""
     batch_pixels: int
+    sizes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """Height and width, by index, at which the model is to see pairs of another ground resolution than its own."""
+
+    @functools.cached_property
+    def seen(self) -> ResampledPairs:
+        """The pairs as the model sees them."""
+        return ResampledPairs(self.store, self.sizes)
 
     def batches(self, part: Part = WHOLE) -> tf.data.Dataset:
-        """As `whole_image_batches` makes them."""
+        """As `whole_image_batches` makes them of the pairs as the model sees them."""
         return whole_image_batches(
-            self.store, self.indices, multiple=self.multiple, batch_pixels=self.batch_pixels, part=part
+            self.seen, self.indices, multiple=self.multiple, batch_pixels=self.batch_pixels, part=part
         )
 
     def only(self, places: Sequence[int]) -> "Validation":
@@ -57,27 +65,38 @@ class Validation:
     def predicted(
         self, predict: Predict, threshold: float, counts: ChangeScores | None = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The mask of every pair and the true one, uint8 H x W of class indices.
+        """The mask of every pair and the true one, uint8 H x W of class indices, on the pair's own grid.
 
-        ``counts``, of probabilities, counts on the way.
+        As in prediction, probabilities of a pair that the model sees at another size are brought back before the
+        threshold decides. ``counts``, of probabilities, counts on the way.
         """
 
-        def tiles() -> Iterator[np.ndarray]:
-            truths = deque[np.ndarray]()
+        def counted(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+            if counts is not None:
+                counts.update_state(truth[np.newaxis], probability[np.newaxis])
+            change, kind = map(keras.ops.convert_to_numpy, change_of(probability, False))
+            return np.where(change >= threshold, kind + 1, 0).astype(np.uint8)
 
-            def images() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                for pair, truth in self.batches().as_numpy_iterator():
-                    truths.append(truth)
-                    yield pair
+        tiles = self._tiles(predict)
+        for index in self.indices:
+            truth = self.store[index].mask
+            if index in self.sizes:
+                whole = join_tiles((probability for probability, _ in tiles), *self.sizes[index])
+                yield counted(resample(whole, truth.shape), truth), truth
+            else:  # tile by tile: the probabilities of a large pair are many times its mask
+                yield join_tiles((counted(*tile) for tile in tiles), *truth.shape), truth
 
-            for probabilities in predict(images()):
-                truth = truths.popleft()
-                if counts is not None:
-                    counts.update_state(truth, probabilities)
-                probability, kind = map(keras.ops.convert_to_numpy, change_of(probabilities, False))
-                yield from np.where(probability >= threshold, kind + 1, 0).astype(np.uint8)
+    def _tiles(self, predict: Predict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Probabilities h x w x K and truth h x w of the tiles of all pairs, in the order of the pairs."""
+        truths = deque[np.ndarray]()
 
-        return join_tiles(tiles(), self.store, self.indices)
+        def images() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for pair, truth in self.batches().as_numpy_iterator():
+                truths.append(truth)
+                yield pair
+
+        for probabilities in predict(images()):
+            yield from zip(probabilities, truths.popleft(), strict=True)
 
 
 def predict_by(model: keras.Model) -> Predict:

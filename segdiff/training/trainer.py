@@ -21,14 +21,13 @@ from data_pipelines.pipeline import (
     LabelledPair,
     PairStore,
     Part,
-    ResampledPairs,
     training_batches,
     turns_by_area,
 )
 from data_pipelines.validation import FaultyDataError, check
 from segdiff.config import OURS, Config, ConfigError, DataRoot, dump_config, load_config
 from segdiff.files import remove_unfinished, write_whole
-from segdiff.ground_resolution import differ, ground_resolution, mean_side, size_at, target_resolution
+from segdiff.ground_resolution import differ, ground_resolution, mean_side, own_resolution, size_at, target_resolution
 from segdiff.model_files import ObjectOptions
 from segdiff.models.architectures import build_change_detector, common_strides
 from segdiff.models.change_detector import ChangeDetector
@@ -137,11 +136,12 @@ def train(
     plan = _crop_plan(config, data, seed)
     steps = plan.steps_per_epoch * config.train.epochs
     validation = Validation(
-        ResampledPairs(store, _validation_sizes(config, data, detector.settings.ground_resolution)),
+        store,
         tuple(index for root in data.val for index in root),
         tuple(_qualified_names(data.pairs, data.val)),
         multiple=detector.settings.stride,
         batch_pixels=config.train.batch * config.data.crop**2,
+        sizes=_validation_sizes(config, data, detector.settings.ground_resolution),
     )
     part = Part(distribution.index, distribution.workers)  # each worker decodes what it computes
     validated = "the same" if data.val == data.train else len(validation.indices)
@@ -183,7 +183,7 @@ def train(
     batches = batches.filter(lambda *batch: True)
     val_batches = validation.batches(part)
     corner = (slice(0, 512), slice(0, 512))  # of a big image it tells as much
-    looked_at = [validation.store[index] for index in validation.indices[:4]]
+    looked_at = [validation.seen[index] for index in validation.indices[:4]]
     examples = [(pair.before[corner], pair.after[corner], pair.mask[corner]) for pair in looked_at]
 
     def pictures() -> list[np.ndarray]:
@@ -483,16 +483,23 @@ def _crop_plan(config: Config, data: TrainingData, seed: int) -> CropPlan:
 def _validation_sizes(
     config: Config, data: TrainingData, works_at: tuple[float, float] | None
 ) -> dict[int, tuple[int, int]]:
-    """Height and width of the validation pairs that prediction would bring to the resolution the model works at."""
+    """Height and width of the validation pairs that prediction would bring to the resolution the model works at.
+
+    Raises DataError on a pair that it would refuse for it.
+    """
     sizes = {}
     for root, indices in zip(config.data.root, data.val, strict=True):
         said = _said_resolution(config, root)
         for index in indices:
-            header = read_info(data.pairs[index].pair.after)
-            own = ground_resolution(header.grid) if said is None else (said, said)
-            target = target_resolution(own, works_at)
-            if own is not None and target is not None:
-                sizes[index] = size_at(header.height, header.width, own, target)
+            path = data.pairs[index].pair.after
+            header = read_info(path)
+            try:
+                own = own_resolution(header.grid, said)
+                target = target_resolution(own, works_at)
+                if own is not None and target is not None:
+                    sizes[index] = size_at(header.height, header.width, own, target)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
     return sizes
 
 

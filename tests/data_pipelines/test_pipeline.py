@@ -513,12 +513,12 @@ def test_whole_images_hold_every_pixel_exactly_once(tmp_path, shapes, largest, s
     batches = whole_image_batches(
         store_of(pairs), range(len(pairs)), multiple=8, batch_pixels=3000, largest=largest
     )  # fmt: skip
-    tiles = (image for (before, _), _ in batches for image in before.numpy()[..., 0])
-    joined = list(join_tiles(tiles, store_of(pairs), range(len(pairs))))
-    for (whole, truth), (height, width) in zip(joined, shapes, strict=True):
+    tiles = (image for (before, _), _ in batches for image in before.numpy())
+    for number, (height, width) in enumerate(shapes):
         count = np.arange(height * width).reshape(height, width)
-        np.testing.assert_array_equal(whole, count % 256)
-        np.testing.assert_array_equal(truth, count % 4)
+        whole = join_tiles(tiles, height, width)
+        np.testing.assert_array_equal(whole, np.dstack([count % 256, count // 256, np.full_like(count, number)]))
+    assert next(tiles, None) is None
     assert set(seen) == expected
     assert set(seen.values()) == {1}
 
@@ -536,6 +536,23 @@ def test_pairs_of_a_store_may_be_read_at_another_size(tmp_path):
     marked = larger.mask[tuple(larger.changed.T)]
     assert len(marked) == np.count_nonzero((own.mask != 0) & (own.mask != 255)) * 4 > 0
     assert 0 not in marked
+
+
+def test_pairs_that_shrink_one_way_and_grow_the_other_are_averaged_where_they_shrink(tmp_path):
+    own = store_of(pairs_of(tmp_path, [(8, 6)]))
+    brought = ResampledPairs(own, {0: (2, 12)})[0].before
+    lower = cv2.resize(own[0].before, (6, 2), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(brought, cv2.resize(lower, (12, 2), interpolation=cv2.INTER_LINEAR))
+
+
+def test_a_large_pair_of_another_size_is_brought_to_it_once_for_all_its_tiles(tmp_path, monkeypatch):
+    store = ResampledPairs(store_of(pairs_of(tmp_path, [(40, 40)] * 3)), {0: (80, 80), 2: (60, 60)})
+    brought = []
+    bring = pipeline._resized
+    monkeypatch.setattr(pipeline, "_resized", lambda *of: brought.append(of[-1]) or bring(*of))
+    batches = whole_image_batches(store, range(3), multiple=8, batch_pixels=16 * 16, largest=16)
+    assert len(list(batches)) == 25 + 9 + 16
+    assert brought.count((80, 80)) <= os.cpu_count() >= brought.count((60, 60))
 
 
 @pytest.mark.parametrize("workers", [2, 5])

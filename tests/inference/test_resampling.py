@@ -16,9 +16,9 @@ from rasterio.transform import Affine, from_origin
 
 from data_pipelines.decoding import Grid
 from data_pipelines.layouts import DataError, Pair
-from segdiff import cli
+from segdiff import cli, resampling
 from segdiff.ground_resolution import ground_resolution, own_resolution, resolution_line, target_resolution
-from segdiff.inference import folder_run, predictor, resampling
+from segdiff.inference import folder_run, predictor
 from segdiff.inference.folder import Job, PredictionFolder
 from segdiff.inference.predictor import (
     Detector,
@@ -28,9 +28,9 @@ from segdiff.inference.predictor import (
     predict_pairs,
     stream_pairs,
 )
-from segdiff.inference.resampling import RowResampler, resample, resample_rows
 from segdiff.inference.runtimes import Network
 from segdiff.model_files import ModelError, Settings
+from segdiff.resampling import RowResampler, resample, resample_rows
 from segdiff.visualization.overlays import overlay
 from segdiff.visualization.pictures import write_image
 

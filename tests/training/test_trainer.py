@@ -638,29 +638,30 @@ def test_a_model_may_work_at_one_of_the_resolutions_it_was_trained_at(scenes):
             works_at(**trained, inference__ground_resolution=wrong)
 
 
-def test_validation_sees_the_pairs_at_the_resolution_the_model_works_at(scenes, tmp_path):
-    """Of 1 m at 0.5 m: masks, scores and the pairs that are shown have both sides doubled."""
-    shown = []
-
-    def show(outcome):
-        shown.extend(outcome.pairs)
-        return {}
-
+def test_validation_is_at_the_resolution_the_model_works_at_and_scores_are_on_the_own_grid(scenes, tmp_path):
+    """Of 1 m at 0.5 m: threshold, post-processing, scores and pictures are those of prediction."""
+    run, shown = tmp_path / "run", []
     config = configured(
         scenes,
-        train__epochs=1,
+        train__epochs=2,
+        train__learning_rate=0.01,
         data__ground_resolution=1.0,
         data__crop_resolution=[0.4, 1.1],
-        inference__tile=64,
+        inference__tile=128,
         inference__ground_resolution=0.5,
+        inference__post_processing={"minimum_area": 30},
     )
-    metrics = quiet_train(config, tmp_path / "run", show=show)
-    assert np.sum(metrics["confusion"]) == 128 * 128
-    assert [pair.before.shape for pair in shown] == [(128, 128, 3)]
-    assert [pair.truth.shape for pair in shown] == [pair.mask.shape for pair in shown] == [(128, 128)]
-    assert read_history(tmp_path / "run" / "history.csv")[-1]["val_f1"] == pytest.approx(
-        metrics["without_post_processing"]["f1"], abs=1e-6
-    )
+    metrics = quiet_train(config, run, show=lambda outcome: shown.extend(outcome.pairs) or {})
+    scores = evaluate_model(
+        Screen(True, True), run, scenes, split="val", out=None, ignore=None, overwrite=False, resolution=1.0,
+        runtime="tensorflow", precision="float32",
+    )  # fmt: skip
+    assert np.sum(metrics["confusion"]) == 64 * 64
+    # to a few pixels: enlarged images are rounded otherwise by OpenCV than row by row
+    assert np.abs(np.subtract(scores["confusion"], metrics["confusion"])).max() <= 8
+    assert metrics["f1"] != metrics["without_post_processing"]["f1"]
+    assert [pair.before.shape for pair in shown] == [(64, 64, 3)]
+    assert [pair.truth.shape for pair in shown] == [pair.mask.shape for pair in shown] == [(64, 64)]
 
 
 def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
@@ -674,6 +675,16 @@ def georeferenced(data: Path, *pixels: tuple[float, float]) -> Path:
                 out.write(np.moveaxis(image, 2, 0))
             picture.unlink()
     return data
+
+
+def test_validation_sizes_are_those_of_prediction(tmp_path):
+    """A raster's own metres per pixel come before what is said of all; images of 40 x 48, width x height."""
+    data = georeferenced(three_classes(tmp_path / "data", 3), (0.6, 0.6), (1.0, 0.25), (0.5, 0.5))
+    config = configured(data, data__ground_resolution=0.55, data__val_fraction=0)
+    pairs = trainer.read_data(config, lambda line: None)
+    assert trainer._validation_sizes(config, pairs, (0.45, 0.45)) == {0: (64, 53), 1: (27, 89)}
+    with pytest.raises(DataError, match=r"p0\.tif: 0\.6 m a pixel would be enlarged 60 times for a model of 0\.01 m"):
+        trainer._validation_sizes(config, pairs, (0.01, 0.01))
 
 
 def test_the_ground_resolution_is_that_of_all_data(tmp_path):
