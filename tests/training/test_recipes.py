@@ -3,9 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from data_pipelines.decoding import read_mask
+from data_pipelines.layouts import find_pairs
 from data_pipelines.published.preparing import DATA_SETS, prepare
+from segdiff.cli import app
 from segdiff.config import Config, load_config
 from segdiff.models.loading import load_model
 from segdiff.resources import shipped
@@ -42,12 +47,24 @@ def test_a_recipe_takes_what_was_prepared(name, tmp_path):
         assert f"#   {command}\n" in text
 
 
-def test_thirteen_bands_train(tmp_path):
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_and_is_evaluated_on_the_published_test_split(name, tmp_path):
+    """With little of everything: a network of a few channels, where the recipe has one of its own."""
+    small = ["inference.tta=none"] if name == "air_change" else ["model.encoder.channels=[4, 8]"]
     config = configured(
-        "oscd", tmp_path, "train.epochs=1", "train.crops_per_epoch=4", "train.batch=2", "model.encoder.channels=[4, 8]",
-        "data.crop=32", "train.precision=float32", "inference.tile=32", "inference.overlap=8",
+        name, tmp_path, *small, "train.epochs=1", "train.crops_per_epoch=4", "train.batch=2", "data.crop=32",
+        "train.precision=float32",
     )  # fmt: skip
     quiet_train(config, tmp_path / "run")
     model = load_model(tmp_path / "run/model.keras")
-    assert [tensor.shape[-1] for tensor in model.inputs] == [13, 13]
-    assert model.settings.ground_resolution == (10, 10)
+    assert [tensor.shape[-1] for tensor in model.inputs] == [13 if name == "oscd" else 3] * 2
+    assert model.settings.ground_resolution == (METRES[name] and (METRES[name],) * 2)
+    ran = CliRunner().invoke(
+        app, ["evaluate", str(tmp_path / "run"), str(tmp_path / "data"), "--split", "test", "--json"]
+    )  # fmt: skip
+    assert ran.exit_code == 0, ran.output
+    scores = json.loads(ran.stdout)
+    listed = [pair for pair in find_pairs(tmp_path / "data").pairs if pair.split == "test"]
+    assert scores["pairs"] == len(listed) > 0
+    masks = [read_mask(pair.mask) for pair in listed]
+    assert np.sum(scores["confusion"]) == sum(mask.size for mask in masks)
