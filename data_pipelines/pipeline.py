@@ -453,21 +453,17 @@ def whole_image_batches(
     )
 
 
-def join_tiles(tiles: Iterator[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Puts together what was made of one image of `whole_image_batches`, in its order: height x width, or x channels.
+def join_tiles(tiles: Iterator[np.ndarray], height: int, width: int) -> Iterator[np.ndarray]:
+    """Puts together what was made of one image of `whole_image_batches`, in its order: slabs of it, n x width or more.
 
-    The tiles are h x w, or x channels, of the batches' size; no more are taken than the image has.
+    The tiles are h x w, or h x w x C, of the batches' size; no more are taken than an image of that size has.
     """
-    whole = None
     y = 0
     while y < height:
-        x = 0
+        row, x = [], 0
         while x < width:
             tile = next(tiles)
-            if whole is None:
-                whole = np.empty((height, width, *tile.shape[2:]), tile.dtype)
-            whole[y : y + tile.shape[0], x : x + tile.shape[1]] = tile[: height - y, : width - x]
+            row.append(tile[: height - y, : width - x])
             x += tile.shape[1]
+        yield np.concatenate(row, axis=1)
         y += tile.shape[0]
-    assert whole is not None, "an image has a pixel"
-    return whole

@@ -103,7 +103,7 @@ def size_at(height: int, width: int, own: tuple[float, float], target: float) ->
     if (times := max(own) / target) > LARGEST_ENLARGEMENT:
         raise DataError(
             f"{max(own):.3g} m a pixel would be enlarged {times:.0f} times for a model of {target:g} m, allowed are "
-            f"{LARGEST_ENLARGEMENT} times: correct what is said of its resolution, or take another model"
+            f"{LARGEST_ENLARGEMENT} times: correct --resolution or data.ground_resolution, or take another model"
         )
     return max(round(height * down / target), 1), max(round(width * across / target), 1)
 

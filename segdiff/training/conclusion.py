@@ -21,7 +21,7 @@ from segdiff.models.heads import to_probabilities
 from segdiff.models.loading import load_model
 from segdiff.models.precision import with_precision
 from segdiff.prediction import Predict
-from segdiff.resampling import resample
+from segdiff.resampling import resample_rows
 from segdiff.training.callbacks import log_pictures, save_detector
 from segdiff.training.metrics import BINS, ChangeScores, change_of, class_scores, confusion_matrix, confusion_scores
 from segdiff.training.post_processing import PostProcess, choose_post_processing, keep_trials
@@ -80,11 +80,15 @@ class Validation:
         tiles = self._tiles(predict)
         for index in self.indices:
             truth = self.store[index].mask
+            # slab by slab: the probabilities of a large pair are many times its mask
             if index in self.sizes:
-                whole = join_tiles((probability for probability, _ in tiles), *self.sizes[index])
-                yield counted(resample(whole, truth.shape), truth), truth
-            else:  # tile by tile: the probabilities of a large pair are many times its mask
-                yield join_tiles((counted(*tile) for tile in tiles), *truth.shape), truth
+                slabs, masks, y = join_tiles((one for one, _ in tiles), *self.sizes[index]), [], 0
+                for rows in resample_rows(slabs, self.sizes[index], truth.shape):
+                    masks.append(counted(rows, truth[y : y + len(rows)]))
+                    y += len(rows)
+            else:
+                masks = list(join_tiles((counted(*tile) for tile in tiles), *truth.shape))
+            yield np.concatenate(masks), truth
 
     def _tiles(self, predict: Predict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Probabilities h x w x K and truth h x w of the tiles of all pairs, in the order of the pairs."""

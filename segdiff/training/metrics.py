@@ -94,7 +94,8 @@ class ChangeScores(keras.metrics.Metric):
         probability, kind = change_of(y_pred, self.from_logits)
         # a probability that is no number has no place in the counts and would stop the step before the loss can tell
         probability = ops.where(ops.isnan(probability), 0.0, probability)
-        level = ops.minimum(ops.cast(ops.floor(probability * BINS), "int32"), BINS - 1)
+        # 1 - p of no change may lie below 0 by a rounding, where p is a mean
+        level = ops.clip(ops.cast(ops.floor(probability * BINS), "int32"), 0, BINS - 1)
         size = self.classes * (self.classes - 1) * BINS
         index = (truth * (self.classes - 1) + kind) * BINS + level
         index = ops.where(ops.equal(truth, self.ignore), size, index)

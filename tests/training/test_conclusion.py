@@ -10,6 +10,7 @@ from data_pipelines.layouts import Pair
 from data_pipelines.pipeline import LabelledPair, PairStore
 from data_pipelines.synthetic.writing import write_scenes
 from data_pipelines.validation import MaskCoding
+from segdiff.resampling import resample
 from segdiff.training.conclusion import Standing, Validation, best_and_worst, predict_by, standing
 from segdiff.training.metrics import ChangeScores, confusion_matrix
 
@@ -92,3 +93,23 @@ def test_every_pair_comes_with_its_mask_while_the_pixels_are_counted(store):
     ((again, _),) = validation.only([1]).predicted(predict_by(brightness()), 0.625)
     np.testing.assert_array_equal(again, found[1][0])
     assert validation.only([1]).names == ("a",)
+
+
+@pytest.mark.parametrize("size", [(111, 100), (30, 24), (72, 90)])
+def test_pairs_that_the_model_sees_at_another_size_are_masked_and_counted_on_their_own_grid(store, size):
+    """Beside one that it sees as it is, in batches of both."""
+    validation = Validation(store, (2, 0), ("c", "a"), multiple=32, batch_pixels=2 * 96 * 96, sizes={0: size})
+    counts = ChangeScores(2, from_logits=False)
+    (same, _), (mask, truth) = validation.predicted(predict_by(brightness()), 0.625, counts)
+    ((alone, _),) = Validation(store, (2,), ("c",), multiple=32, batch_pixels=96 * 96).predicted(
+        predict_by(brightness()), 0.625
+    )  # fmt: skip
+    np.testing.assert_array_equal(same, alone)
+    np.testing.assert_array_equal(truth, store[0].mask)
+    seen = validation.seen[0]
+    assert seen.before.shape == (*size, 3)
+    mean = (seen.after.astype(np.float32) - seen.before.astype(np.float32)).mean(axis=-1, keepdims=True) / 100
+    expected = resample(1 / (1 + np.exp(-mean)), truth.shape)[..., 0] >= 0.625
+    assert np.mean(mask != expected) < 0.001  # but for roundings at the threshold
+    total = confusion_matrix(truth, mask, 2) + confusion_matrix(store[2].mask, same, 2)
+    np.testing.assert_array_equal(counts.at(0.625), total)

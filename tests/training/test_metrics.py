@@ -185,6 +185,15 @@ def test_change_is_where_it_is_likelier_than_the_threshold_and_its_class_the_lar
     np.testing.assert_array_equal(metric.at(0.5625), [[0, 0, 0], [1, 0, 0], [1, 0, 0]])
 
 
+def test_a_probability_of_no_change_that_is_above_1_by_a_rounding_is_no_change():
+    """As a mean of ones may be: of the weights of a resampling the sum is 1 to a rounding."""
+    p = np.zeros((1, 1, 2, 3), np.float32)
+    p[..., 0] = np.nextafter(np.float32(1), np.float32(2), dtype=np.float32)
+    metric = ChangeScores(3, from_logits=False)
+    metric.update_state(np.array([[[0, 2]]], np.uint8), p)
+    np.testing.assert_array_equal(metric.at(0.5), [[1, 0, 0], [0, 0, 0], [1, 0, 0]])
+
+
 def test_two_softmax_channels_are_binary_with_the_probability_of_class_1():
     logits = np.random.default_rng(0).normal(0, 2, (1, 8, 8, 2)).astype(np.float32)
     change, kind = change_of(logits, from_logits=True)
