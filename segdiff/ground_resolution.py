@@ -113,6 +113,8 @@ def resolution_line(
 ) -> str | None:
     """What a person is told at the beginning of a run; None where both resolutions are known and agree."""
     if target is not None and own is not None and trained is not None:
+        if max(own) / target > LARGEST_ENLARGEMENT:  # will not be resampled: `size_at` refuses it pair by pair
+            return None
         return (
             f"resampled from {_metres(own)} to {target:.3g} m a pixel, as the model works at {_span(trained)}; "
             "results are on the images' own grid"

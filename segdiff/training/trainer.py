@@ -194,7 +194,8 @@ def train(
 
     def pairs_of(epoch: int, step: int) -> list[str]:
         chosen = plan.epoch_order(epoch)[step * plan.batch : (step + 1) * plan.batch]
-        return [data.pairs[index].pair.name for index in chosen]
+        laid_in = ["others laid into them by data.augmentation.cutmix"] if plan.cutmix else []
+        return [data.pairs[index].pair.name for index in chosen] + laid_in
 
     moving_average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if config.train.ema else []
     best = KeepBest(detector, run / "model.keras" if chief else None, rows, config.train.early_stopping)

@@ -170,6 +170,8 @@ def test_what_a_person_is_told():
     assert line((0.2, 0.2), (0.5, 0.5)).startswith("resampled from 0.2 to 0.5 m a pixel")
     assert line((0.33, 0.5), (0.5, 1.0)).startswith("resampled from 0.33 x 0.5 to 0.5 m a pixel, as the model works at")
     assert line((0.5, 0.5), (0.5, 0.5)) == ""
+    assert line((16.0, 16.0), (0.5, 0.5)).startswith("resampled from 16 to 0.5 m a pixel")
+    assert line((40.0, 40.0), (0.5, 0.5)) == ""  # is refused, and told so with the pair
     assert "works at 0.5 to 1 m a pixel and the images do not say theirs" in line(None, (0.5, 1.0))
     assert "images have 0.2 m a pixel and the model does not say" in line((0.2, 0.2), None)
     assert line(None, None).startswith("neither the model (data.ground_resolution) nor the images (--resolution M)")
