@@ -20,6 +20,10 @@ from segdiff.resampling import RowResampler
 _BLOCK_CACHE = 256 * 2**20
 """Bytes of decoded blocks that GDAL keeps: those that two rows of tiles share; by default it is 5 % of the memory."""
 
+_READERS: set[ThreadPoolExecutor] = set()
+"""Those of all pairs that are open: one that is garbage ends its thread, for which a pair of a stream that was given up
+would wait for ever when it is closed as the same garbage."""
+
 
 class RasterPair:
     """Two GeoTIFFs on one grid, open, from which tiles are cut row of tiles by row of tiles; to be closed when done.
@@ -34,10 +38,11 @@ class RasterPair:
         self._bands = bands
         # rasterio's datasets are used and closed by the thread that opened them
         self._reader = ThreadPoolExecutor(1)
+        _READERS.add(self._reader)
         try:
             self._opened, self._datasets, info = self._reader.submit(_open, before, after).result()
         except BaseException:
-            self._reader.shutdown()
+            self._end_reader()
             raise
         self.name = after.stem
         self.grid, self.height, self.width = info.grid, info.height, info.width
@@ -133,8 +138,16 @@ class RasterPair:
 
     def close(self) -> None:
         """Waits for what is being read, and closes both rasters."""
-        self._reader.submit(self._opened.close).result()
+        try:
+            closed = self._reader.submit(self._opened.close)
+        except RuntimeError:  # the interpreter is going down, its threads have ended and it closes files itself
+            return
+        closed.result()
+        self._end_reader()
+
+    def _end_reader(self) -> None:
         self._reader.shutdown()
+        _READERS.discard(self._reader)
 
 
 def _open(before: Path, after: Path) -> tuple[ExitStack, list[DatasetReader], ImageInfo]:
