@@ -6,6 +6,7 @@ Pillow rather than OpenCV: it gives a palette as its indices, and a truncated fi
 import errno
 import io
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,8 +118,9 @@ def read_image(path: Path, bands: int | None = None) -> np.ndarray:
 def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
     """The rows y0 to y1 (excluded) of a dataset that rasterio has open: (y1 - y0) x W x bands, as `read_image` does.
 
-    That may be a file of any driver, one in memory or a warped view, larger than memory. Alpha is dropped whatever it
-    holds: it says which pixels are valid, and so does the dataset's own mask.
+    That may be a file of any driver, one in memory or a warped view, larger than memory. Alpha is dropped: it says
+    which pixels are valid, and so does the dataset's own mask. DecodeError also where it is neither 0 nor 255 in most
+    pixels of the rows: near infrared that was called alpha, as GDAL does with a fourth band of which nothing is said.
     """
     path, info = Path(source.name), dataset_info(source)
     _require_uint8(path, info.dtype)
@@ -126,6 +128,9 @@ def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
     colours = tiff_palette(source)
     rows = rows if colours is None else colours[rows[..., 0]]
     if info.alpha and rows.shape[2] != bands:
+        alpha = rows[..., -1]
+        if 2 * np.count_nonzero((alpha > 0) & (alpha < 255)) > alpha.size:
+            raise DecodeError(path, f"{rows.shape[2]} bands where {bands} are wanted, and {TRANSPARENT}")
         rows = rows[..., :-1]
     return rows if rows.shape[2] == bands else _with_bands(path, rows, bands, alpha=False)
 
@@ -462,5 +467,7 @@ def cause_of(error: BaseException, name: str = "") -> str:
     """The innermost cause in one line, without the name of the file, which stands before it already."""
     while error.__cause__:
         error = error.__cause__
+    if isinstance(error, struct.error):  # how Pillow meets the end of a file
+        return "it ends too early"
     text = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     return (text.replace(f"{name}: ", "").replace(f"{name}, ", "") if name else text).rstrip(".")

@@ -1,6 +1,8 @@
 """Rasters read row by row against the same read whole."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from segdiff.model_files import PostProcessing, Settings
 from segdiff.visualization.overlays import overlay
 from segdiff.visualization.pictures import write_image
 
+ROOT = Path(__file__).resolve().parents[2]
 GRID = {"crs": "EPSG:32633", "transform": from_origin(500000, 5000000, 0.5, 0.5)}
 
 
@@ -237,3 +240,56 @@ def test_pixels_that_alpha_hides_are_no_data(tmp_path):
     for whole in (in_memory, opened):
         np.testing.assert_array_equal(whole.mask, mask)
         np.testing.assert_array_equal(whole.valid, valid)
+
+
+def test_infrared_that_is_called_alpha_is_refused_but_soft_edges_are_not(tmp_path):
+    images = [blobs(40, 30, seed) for seed in (17, 18)]
+    fourth = {"infrared": blobs(40, 30, 19)[..., :1] // 2 + 40, "soft": np.full((40, 30, 1), 255, np.uint8)}
+    fourth["soft"][:, 10:12] = 128  # as resampling leaves it
+    fourth["soft"][:, :10] = 0
+    for name, band in fourth.items():
+        pair = pair_of(tmp_path, images[0], np.dstack([images[1], band]), name=name, photometric="RGB", alpha="yes")
+        write(pair.before, images[0])
+        (result,) = predict_pairs(detector(), [pair])
+        streamed = stream_pairs(detector(), [pair])
+        stream = next(streamed)
+        if name == "soft":
+            assert isinstance(result, PredictedPair)
+            assert sum(len(mask) for _, mask, *_ in stream.rows) == 40
+            continue
+        wrong = f"{pair.after}: 4 bands where 3 are wanted, and its alpha is not opaque"
+        assert isinstance(result, FailedPair)
+        assert result.error.startswith(wrong)
+        with pytest.raises(DataError, match=wrong):
+            list(stream.rows)
+
+
+GIVEN_UP = """
+import gc, sys
+from pathlib import Path
+from data_pipelines.layouts import Pair
+from segdiff.inference.predictor import stream_pairs
+from tests.inference.test_raster_pairs import detector
+
+gc.disable()
+before, after = map(Path, sys.argv[1:])
+stream = stream_pairs(detector(), [Pair("here", before, after, None, None)])
+result = next(stream)
+if GARBAGE:
+    cycle = [stream]  # as an exception makes one of what its frames hold
+    cycle.append(cycle)
+    del stream, result, cycle
+    gc.collect()
+print("went on")
+"""
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_stream_that_was_given_up_is_closed_also_as_garbage_or_at_the_end(tmp_path, held):
+    image = blobs(40, 30, 20)
+    pair = pair_of(tmp_path, image, image)
+    code = GIVEN_UP.replace("GARBAGE", str(not held))
+    command = [sys.executable, "-c", code, str(pair.before), str(pair.after)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+    assert "Exception ignored" not in done.stderr
