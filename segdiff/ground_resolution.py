@@ -20,6 +20,9 @@ TOLERANCE = 1.25
 LARGEST_ENLARGEMENT = 32
 """Of an image for a model of a finer resolution: 10 m for one of 0.5 m is within it, a wrong unit is not."""
 
+SMALLEST_SHRUNK = 4
+"""Pixels of the longer side of an image that was shrunk: of fewer a mask would say that nothing changed."""
+
 
 def differ(one: float, other: float) -> bool:
     """Whether two ground resolutions differ by more than a quarter."""
@@ -97,15 +100,23 @@ def target_resolution(own: tuple[float, float] | None, trained: tuple[float, flo
 def size_at(height: int, width: int, own: tuple[float, float], target: float) -> tuple[int, int]:
     """Height and width of an image of ``own`` metres per pixel, across and down, where its pixels are ``target``.
 
-    Raises DataError where it would be enlarged beyond sense.
+    Raises DataError where it would be enlarged beyond sense, or shrunk to nothing that can be looked at.
     """
     across, down = own
     if (times := max(own) / target) > LARGEST_ENLARGEMENT:
         raise DataError(
             f"{max(own):.3g} m a pixel would be enlarged {times:.0f} times for a model of {target:g} m, allowed are "
-            f"{LARGEST_ENLARGEMENT} times: correct --resolution or data.ground_resolution, or take another model"
+            f"{LARGEST_ENLARGEMENT} times: take another model, or correct --resolution (which is for plain images) or "
+            "data.ground_resolution"
         )
-    return max(round(height * down / target), 1), max(round(width * across / target), 1)
+    to = max(round(height * down / target), 1), max(round(width * across / target), 1)
+    if max(to) < SMALLEST_SHRUNK <= max(height, width):
+        raise DataError(
+            f"{width} x {height} pixels of {min(own):.3g} m would be {to[1]} x {to[0]} for a model of {target:g} m, "
+            "where nothing can be seen: take another model, or correct --resolution (which is for plain images) or "
+            "data.ground_resolution"
+        )
+    return to
 
 
 def resolution_line(

@@ -1,5 +1,6 @@
 """Models as they lie on disk: what MODEL stands for and what a file tells prediction, without importing Keras."""
 
+import difflib
 import json
 import zipfile
 import zlib
@@ -184,7 +185,9 @@ def resolve_model(model: str | Path) -> Path:
         return released
     names = sorted(file.stem for file in shipped("checkpoints").glob("*.keras"))
     offer = f"shipped are {', '.join(names)}" if names else "none is shipped"
-    raise ModelError(f"{model}: there is no such file, run folder, exported folder or shipped model ({offer})")
+    near = difflib.get_close_matches(str(model), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ModelError(f"{model}: there is no such file, run folder, exported folder or shipped model ({offer}){hint}")
 
 
 def read_model_config(path: Path) -> dict[str, Any]:

@@ -305,17 +305,20 @@ def test_a_raster_that_contradicts_the_resolution_given_is_one_failed_pair(tmp_p
         detector().predict(*images, resolution=0)
 
 
-def test_pairs_that_would_be_enlarged_beyond_sense_or_are_larger_than_any_are_failed_pairs(tmp_path):
+def test_pairs_that_would_be_enlarged_beyond_sense_shrunk_to_nothing_or_are_larger_than_any_are_failed_pairs(tmp_path):
     images = blobs(40, 40, 3), blobs(40, 40, 4)
     pair = raster_pair(tmp_path, images, (0.5, 0.5))
     coarse = raster_pair(tmp_path / "coarse", images, (40.0, 40.0))
+    fine = raster_pair(tmp_path / "fine", images, (0.01, 0.01))
     long = raster_pair(tmp_path / "long", images, (0.5, 0.5))
     for path in (long.before, long.after):  # of which no pixel is stored
         profile = {"count": 3, "dtype": "uint8", "compress": "deflate", "SPARSE_OK": True}
         with rasterio.open(path, "w", "GTiff", 16, 2**21 + 1, **profile) as file:
             file.crs, file.transform = "EPSG:32633", from_origin(500000, 3350000, 0.5, 0.5)
     for function in (predict_pairs, stream_pairs):
-        too_coarse, too_long, done = function(detector(), [coarse, long, pair])
+        too_coarse, too_fine, too_long, done = function(detector(), [coarse, fine, long, pair])
+        assert isinstance(too_fine, FailedPair)
+        assert "40 x 40 pixels of 0.01 m would be 1 x 1 for a model of 0.5 m, where nothing can be" in too_fine.error
         assert isinstance(too_coarse, FailedPair)
         assert "40 m a pixel would be enlarged 80 times for a model of 0.5 m, allowed are 32 times" in too_coarse.error
         assert isinstance(too_long, FailedPair)

@@ -66,7 +66,9 @@ def test_shipped_models_are_found_by_name():
 
 
 def test_what_is_nowhere_is_refused_with_what_there_is(tmp_path):
-    with pytest.raises(ModelError, match=r"deepcb: there is no such file, run folder.* or shipped model \(.*shipped"):
+    with pytest.raises(
+        ModelError, match=r"deepcb: there is no such file, run folder.* or shipped model \(.*shipped.*mean deeppcb\?"
+    ):
         resolve_model("deepcb")
     with pytest.raises(ModelError, match=r"holds no model\.keras, so it is no run folder"):
         resolve_model(tmp_path)
