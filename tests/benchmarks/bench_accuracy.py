@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time to accuracy.")
     parser.add_argument("sets", metavar="SET", nargs="*", default=list(RECIPES), help=" or ".join(RECIPES))
     parser.add_argument("--data", type=Path, default=DATA, help="the folder that holds the data sets")
-    parser.add_argument("--crops", type=int, default=10_000)
+    parser.add_argument("--crops", type=int, default=10_000, help="each network is trained on")
     parser.add_argument("--every", type=int, default=500, help="crops between two validations")
     arguments = parser.parse_args()
     if arguments.every < 1 or arguments.crops < arguments.every or arguments.crops % arguments.every:

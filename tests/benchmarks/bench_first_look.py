@@ -17,7 +17,7 @@ import numpy as np
 
 import segdiff
 from data_pipelines import IGNORE
-from data_pipelines.layouts import Pair, find_pairs
+from data_pipelines.layouts import DataError, Pair, find_pairs
 from data_pipelines.validation import check
 from segdiff.inference.bootstrap import drawn_pairs, interval
 from segdiff.inference.evaluation import Truth
@@ -85,7 +85,9 @@ def measure(detector: Detector, pair: Pair, truth: Truth) -> Outcome:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", type=Path, default=[SHARED / name for name in SETS])
+    parser.add_argument(
+        "--data", nargs="+", type=Path, default=[SHARED / name for name in SETS], help="labelled data sets"
+    )
     parser.add_argument("--pairs", action="store_true", help="a line of each pair, too")
     arguments = parser.parse_args()
     detector = segdiff.load("first_look")
@@ -93,8 +95,12 @@ def main() -> None:
     print("data                 pairs  change vector  first_look  (95 %)           gain   pairs/s of both")
     gains, everything = [], []
     for data in arguments.data:
-        report = check(find_pairs(data))
-        assert report.coding is not None, report.faults
+        try:
+            report = check(find_pairs(data))
+        except DataError as error:
+            parser.error(str(error))
+        if report.coding is None:
+            parser.error(f"segdiff check {data} finds faults")
         truth = Truth(report.coding, 2)
         outcomes = [measure(detector, pair, truth) for pair in report.data.pairs]
         counts = np.stack([one.counts for one in outcomes])
@@ -121,11 +127,12 @@ def main() -> None:
                 )
     print(f"mean gain {np.mean(gains):+.3f}")
     confidences, scores = [one.confidence for one in everything], [f1(one.counts) for one in everything]
+    if np.std(confidences) > 0 and np.std(scores) > 0:
+        correlation = np.corrcoef(confidences, scores)[0, 1]
+        print(f"confidence and F1 of {len(everything)} pairs: correlation {correlation:.2f}")
     unsure = [score for confidence, score in zip(confidences, scores, strict=True) if confidence < UNSURE]
-    print(
-        f"confidence and F1 of {len(everything)} pairs: correlation {np.corrcoef(confidences, scores)[0, 1]:.2f}; "
-        f"{len(unsure)} of them below {UNSURE:g}, the best F1 among these {max(unsure, default=0):.3f}"
-    )
+    best = f", the best F1 among these {max(unsure):.3f}" if unsure else ""
+    print(f"{len(unsure)} of {len(everything)} pairs below a confidence of {UNSURE:g}{best}")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,6 @@ is that with the best F1 on the pairs that the other trainings left out. Prints 
 recipe's own threshold, the best F1 and where it lies, F1 of each site and of all pixels together, and the threshold
 that is best over all. Pairs of the split test are left alone. A training that is there is not repeated, one that was
 interrupted goes on, and one of something else is refused.
-
-    --set KEY=VALUE     over CONFIG, as often as wanted
-    --group REGEX       pairs of whose names this part is the same are left out together: '^[a-z]+_[0-9]+'; given
-                        several times: pairs whose names match the same one, such as those that show the same ground
-    --corner WxH        only the top left of pairs is left out, what lies right of it and below is trained on, as the
-                        literature tests on AirChange (784x448); pairs that are smaller are trained on always
-    --site REGEX        F1 is also printed for pairs of which this part of the name is the same: '^[a-z]+'
 """
 
 import argparse
@@ -27,7 +20,7 @@ import numpy as np
 
 import segdiff
 from data_pipelines.decoding import read_image, read_info, read_mask
-from data_pipelines.layouts import Pair, find_pairs
+from data_pipelines.layouts import DataError, Pair, find_pairs
 from data_pipelines.published.files import write_image
 from data_pipelines.validation import check
 from segdiff.config import load_config
@@ -111,17 +104,40 @@ def f1_by_threshold(counts: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Trains, scores, prints."""
-    parser = argparse.ArgumentParser(description="Leave one pair out.")
-    parser.add_argument("config")
-    parser.add_argument("data", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="configuration to train with, a ready one's name or a file")
+    parser.add_argument("data", type=Path, help="the labelled pairs; those of a test split are left alone")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--group", action="append", default=[], metavar="REGEX")
-    parser.add_argument("--corner", type=corner_size, metavar="WxH")
-    parser.add_argument("--site", default=".*", metavar="REGEX")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="over CONFIG, as often as wanted"
+    )
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="pairs of whose names this part is the same are left out together: '^[a-z]+_[0-9]+'; given several times: "
+        "pairs whose names match the same one, such as those that show the same ground",
+    )
+    parser.add_argument(
+        "--corner",
+        type=corner_size,
+        metavar="WxH",
+        help="only the top left of pairs is left out, what lies right of it and below is trained on, as the literature "
+        "tests on AirChange (784x448); pairs that are smaller are trained on always",
+    )
+    parser.add_argument(
+        "--site",
+        default=".*",
+        metavar="REGEX",
+        help="F1 is also printed for pairs of which this part of the name is the same: '^[a-z]+'",
+    )
     arguments = parser.parse_args()
+    try:
+        report = check(find_pairs(arguments.data))
+    except DataError as error:
+        parser.error(str(error))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    report = check(find_pairs(arguments.data))
     if report.faults or report.coding is None:
         parser.error(f"segdiff check {arguments.data} finds faults")
     truth, pairs = Truth(report.coding, 2), [pair for pair in report.data.pairs if pair.split != "test"]
