@@ -130,7 +130,7 @@ def read_rows(source: Any, y0: int, y1: int, bands: int) -> np.ndarray:
     if info.alpha and rows.shape[2] != bands:
         alpha = rows[..., -1]
         if 2 * np.count_nonzero((alpha > 0) & (alpha < 255)) > alpha.size:
-            raise DecodeError(path, f"{rows.shape[2]} bands where {bands} are wanted, and {TRANSPARENT}")
+            raise _not_opaque(path, rows.shape[2], bands)
         rows = rows[..., :-1]
     return rows if rows.shape[2] == bands else _with_bands(path, rows, bands, alpha=False)
 
@@ -149,12 +149,16 @@ def array_with_bands(label: str, image: np.ndarray, bands: int) -> np.ndarray:
     return _with_bands(Path(label), image.reshape(*image.shape[:2], -1), bands, alpha=False)
 
 
+def _not_opaque(path: Path, stored: int, bands: int) -> DecodeError:
+    return DecodeError(path, f"{stored} bands where {bands} are wanted, and {TRANSPARENT}")
+
+
 def _with_bands(path: Path, image: np.ndarray, bands: int, *, alpha: bool) -> np.ndarray:
     """H x W x C with as many channels as wanted, where nothing is lost by it, else DecodeError."""
     stored = image.shape[2]
     if alpha:
         if not is_opaque(image):
-            raise DecodeError(path, f"{stored} bands where {bands} are wanted, and {TRANSPARENT}")
+            raise _not_opaque(path, stored, bands)
         image = image[..., :-1]
     if bands == 3 and image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)

@@ -23,6 +23,9 @@ LARGEST_ENLARGEMENT = 32
 SMALLEST_SHRUNK = 4
 """Pixels of the longer side of an image that was shrunk: of fewer a mask would say that nothing changed."""
 
+_OTHERWISE = "take another model, or correct --resolution (which is for plain images) or data.ground_resolution"
+"""What to do about an image that cannot be brought to the resolution of a model."""
+
 
 def differ(one: float, other: float) -> bool:
     """Whether two ground resolutions differ by more than a quarter."""
@@ -106,15 +109,13 @@ def size_at(height: int, width: int, own: tuple[float, float], target: float) ->
     if (times := max(own) / target) > LARGEST_ENLARGEMENT:
         raise DataError(
             f"{max(own):.3g} m a pixel would be enlarged {times:.0f} times for a model of {target:g} m, allowed are "
-            f"{LARGEST_ENLARGEMENT} times: take another model, or correct --resolution (which is for plain images) or "
-            "data.ground_resolution"
+            f"{LARGEST_ENLARGEMENT} times: {_OTHERWISE}"
         )
     to = max(round(height * down / target), 1), max(round(width * across / target), 1)
     if max(to) < SMALLEST_SHRUNK <= max(height, width):
         raise DataError(
             f"{width} x {height} pixels of {min(own):.3g} m would be {to[1]} x {to[0]} for a model of {target:g} m, "
-            "where nothing can be seen: take another model, or correct --resolution (which is for plain images) or "
-            "data.ground_resolution"
+            f"where nothing can be seen: {_OTHERWISE}"
         )
     return to
 
