@@ -197,15 +197,16 @@ def test_the_command_prepares_what_the_command_checks(segdiff_command, tmp_path)
 def test_a_preparation_that_is_stopped_leaves_nothing_not_even_of_one_that_was_killed(tmp_path):
     levir_cd(tmp_path / "src", ("train", "val"), size=(1536, 1536))
     script = Path(sys.executable).with_name("segdiff")
-    mark = tmp_path / ".out.unfinished" / "new" / "of the killed"
+    unfinished = tmp_path / ".out.unfinished"
 
-    def stop(number: int) -> tuple[int, str]:
+    def stop(number: int, *, after: int | None = None) -> tuple[int, str]:
+        """Once it has written an image, of its own where ``after`` is a descriptor of what another left."""
         process = subprocess.Popen(
             [script, "prepare", "levir_cd", tmp_path / "src", tmp_path / "out"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
         )  # fmt: skip
         deadline = time.monotonic() + 60
-        while mark.exists() or not list(tmp_path.glob(".out.*/new/*/A/*.png")):
+        while (after is not None and is_still(after)) or not list(unfinished.glob("new/*/A/*.png")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -213,7 +214,14 @@ def test_a_preparation_that_is_stopped_leaves_nothing_not_even_of_one_that_was_k
         _, err = process.communicate(timeout=60)
         return process.returncode, err
 
+    def is_still(descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), unfinished.stat())
+        except FileNotFoundError:
+            return False
+
     assert stop(signal.SIGKILL) == (-9, "")
-    mark.touch()
-    assert stop(signal.SIGTERM) == (143, "segdiff: terminated\n")
+    left = os.open(unfinished, os.O_RDONLY)  # open, its number on the disk is given to no other
+    assert stop(signal.SIGTERM, after=left) == (143, "segdiff: terminated\n")
+    os.close(left)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
